@@ -1,0 +1,5 @@
+"""Non-negative matrix factorization of ReLU activations: how much a layer memorizes, where it looks, what it sees."""
+
+from .nmf import NMF, nmf
+
+__all__ = ["NMF", "nmf"]

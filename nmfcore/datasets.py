@@ -1,0 +1,131 @@
+"""Image sets and faces: from a reader's folder, from the data folder, or from inside scikit-image and scikit-learn.
+
+The environment variable NMFCORE_DATA names the data folder. Everything returned carries `source`, the sentence
+that a page prints to say which data it used.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import sklearn.datasets
+import torch
+from PIL import Image, ImageOps
+
+# name -> where it lies in the data folder, and what it is
+FOLDERS = {
+    "elephants": ("image_sets/icoseg/021 Elephants-safari June 2008-timd2000", "elephants, iCoseg"),
+    "gymnasts": ("image_sets/icoseg/036 Gymnastics-3", "gymnasts, iCoseg"),
+    "stonehenge": ("image_sets/icoseg/009 Stonehenge-Stongehenge-rjt208", "Stonehenge, iCoseg"),
+}
+# name -> loaders of the photographs that ship inside scikit-image and scikit-learn
+EMBEDDED = {
+    "motorcycle": ("two views of a motorcycle, Middlebury 2014 stereo data in scikit-image", [
+        ("left", lambda: skimage.data.stereo_motorcycle()[0]),
+        ("right", lambda: skimage.data.stereo_motorcycle()[1])]),
+    "objects": ("six photographs in scikit-image and scikit-learn", [
+        ("cat", skimage.data.chelsea), ("portrait", skimage.data.astronaut), ("rocket", skimage.data.rocket),
+        ("cup", skimage.data.coffee), ("temple", lambda: sklearn.datasets.load_sample_image("china.jpg")),
+        ("flower", lambda: sklearn.datasets.load_sample_image("flower.jpg"))]),
+}
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    images: torch.Tensor  # (n, 3, H, W) RGB in [0, 1]
+    names: tuple  # n strings
+    source: str
+
+
+@dataclass(frozen=True)
+class Faces:
+    images: torch.Tensor  # (n, H, W) grey in [0, 1]
+    source: str
+
+
+def data_folder():
+    """The folder named by NMFCORE_DATA, or None when it is not set. Raises FileNotFoundError when it is not there."""
+    name = os.environ.get("NMFCORE_DATA")
+    if not name:
+        return None
+    if not Path(name).is_dir():
+        raise FileNotFoundError(f"NMFCORE_DATA={name} is not a folder; correct or unset it")
+    return Path(name)
+
+
+def image_set(*names, size=224):
+    """The first image set of `names` that is in hand: one of `FOLDERS`, or one of `EMBEDDED`, which always is.
+
+    size: side of the square, or (H, W); see `image_folder`.
+    """
+    for name in names:
+        if name in EMBEDDED:
+            source, loaders = EMBEDDED[name]
+            images = [_fitted(Image.fromarray(load()), size) for _, load in loaders]
+            return ImageSet(torch.stack(images), tuple(label for label, _ in loaders), source)
+        if name not in FOLDERS:
+            raise ValueError(f"no image set {name!r}; there are {', '.join([*FOLDERS, *EMBEDDED])}")
+        folder, source = data_folder(), FOLDERS[name][1]
+        if folder and (folder / FOLDERS[name][0]).is_dir():
+            found = image_folder(folder / FOLDERS[name][0], size=size)
+            return ImageSet(found.images, found.names, f"{len(found.names)} photographs of {source}")
+    raise FileNotFoundError(f"{' or '.join(names)} is not in the data folder; set NMFCORE_DATA to a folder that holds "
+                            f"{' or '.join(FOLDERS[name][0] for name in names)}, or ask for {' or '.join(EMBEDDED)}")
+
+
+def image_folder(path, *, size=224):
+    """All images of a folder, in name order. EXIF rotation is applied; grey, palette, alpha and CMYK become RGB.
+
+    size: side of the square, or (H, W): each image is scaled to cover it, keeping its proportions, and cut to its
+    centre. Raises FileNotFoundError for a folder without images, ValueError naming a file that cannot be read.
+    """
+    paths = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return ImageSet(torch.stack([_read(p, size) for p in paths]), tuple(p.stem for p in paths),
+                    f"{len(paths)} images of the folder {Path(path).name}")
+
+
+def motorcycle_disparity(size):
+    """Where each pixel of the motorcycle's left view lies in the right one: x_right = x_left − disparity.
+
+    size: (H, W) of the images as `image_set` returns them. Returns (H, W) in pixels of that size, NaN where the
+    scene is hidden in the right view. The two views lose the same margins, so a shift stays a shift.
+    """
+    disparity = skimage.data.stereo_motorcycle()[2].astype(np.float32)
+    scale = max(size[0] / disparity.shape[0], size[1] / disparity.shape[1])
+    field = Image.fromarray(np.where(np.isfinite(disparity), disparity, np.nan) * scale)
+    return torch.from_numpy(np.array(ImageOps.fit(field, size[::-1], Image.Resampling.NEAREST)))
+
+
+def faces():
+    """The 2,429 faces of CBCL Face Database #1 (19 × 19) from the data folder, else scikit-image's 100 (25 × 25)."""
+    folder = data_folder()
+    paths = sorted((folder / "cbcl/train/face").glob("*.pgm")) if folder else []
+    if paths:
+        images = np.stack([np.asarray(_opened(p)) for p in paths]) / 255
+        return Faces(torch.from_numpy(images).float(), f"{len(paths):,} faces, CBCL Face Database #1, MIT")
+    images = skimage.data.lfw_subset()[:100]  # the other hundred are not faces
+    return Faces(torch.from_numpy(images).float(), f"{len(images)} faces, Labeled Faces in the Wild, in scikit-image")
+
+
+def _read(path, size):
+    return _fitted(ImageOps.exif_transpose(_opened(path)), size)
+
+
+def _opened(path):
+    try:
+        image = Image.open(path)
+        image.load()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it") from error
+    return image
+
+
+def _fitted(image, size):
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    image = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255

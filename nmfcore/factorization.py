@@ -1,0 +1,112 @@
+"""PCA, k-means, spherical k-means and random ablation, each as A ≈ U V (thesis section 2.3).
+
+Every function takes A (N, M) and a rank and returns a `Factorization`, so that methods can be exchanged in an
+experiment; `nmfcore.nmf` returns the same U, V and approximation. None of them centres the data: the thesis
+factorizes activations as they are, and the origin is where a ReLU unit is silent.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.cluster import KMeans
+
+from .nmf import nmf
+
+
+@dataclass(frozen=True)
+class Factorization:
+    U: torch.Tensor  # (N, K) "where"
+    V: torch.Tensor  # (K, M) "what"
+
+    @property
+    def approximation(self):
+        """(N, M) U V."""
+        return self.U @ self.V
+
+
+def pca(A, rank, *, seed=0):
+    """Best rank-K approximation A V Vᵀ with orthonormal rows of V (eq. 2.19): an SVD without centring.
+
+    Signs are arbitrary in PCA; each row of V is given the sign that makes its largest entry positive.
+    """
+    _check(A, rank, min(A.shape))
+    _, _, V = torch.linalg.svd(A, full_matrices=False)
+    V = V[:rank]
+    V = V * V.gather(1, V.abs().argmax(1, keepdim=True)).sign()
+    return Factorization(A @ V.mT, V)
+
+
+def kmeans(A, rank, *, seed=0):
+    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). Lloyd's algorithm, 10 starts."""
+    _check(A, rank, len(A))
+    fit = KMeans(rank, n_init=10, random_state=seed).fit(A.cpu().numpy())
+    labels = torch.as_tensor(fit.labels_, device=A.device).long()
+    return Factorization(torch.nn.functional.one_hot(labels, rank).to(A), torch.as_tensor(fit.cluster_centers_).to(A))
+
+
+def spherical_kmeans(A, rank, *, seed=0, n_init=10, max_iter=300):
+    """k-means on directions: centroids maximize Σ cos(A_i, V_k(i)) (eq. 2.25; Dhillon & Modha 2001).
+
+    Rows of V have unit norm; U has one non-zero per row, the length of A_i along its centroid. Zero rows have no
+    direction: they keep U = 0 and do not move a centroid.
+    """
+    _check(A, rank, len(A))
+    norm = A.norm(dim=1, keepdim=True)
+    X = A / torch.where(norm > 0, norm, 1)  # (N, M)
+    candidates = (norm[:, 0] > 0).nonzero()[:, 0]
+    if len(candidates) < rank:
+        raise ValueError(f"rank {rank} exceeds the {len(candidates)} rows of A that are not zero")
+    generator = torch.Generator().manual_seed(seed)
+    best, best_score = None, -torch.inf
+    for _ in range(n_init):
+        V = _spread(X[candidates], rank, generator)
+        labels = None
+        for _ in range(max_iter):
+            cosine, new = (X @ V.mT).max(1)
+            if labels is not None and torch.equal(new, labels):
+                break
+            labels = new
+            total = torch.zeros_like(V).index_add_(0, labels, X)
+            length = total.norm(dim=1, keepdim=True)
+            V = torch.where(length > 0, total / length, V)  # an empty cluster keeps its centroid
+        if cosine.sum() > best_score:
+            best, best_score = (V, labels), cosine.sum()
+    V, labels = best
+    U = torch.nn.functional.one_hot(labels, rank).to(A) * (A * V[labels]).sum(1, keepdim=True)
+    return Factorization(U, V)
+
+
+def random_ablation(A, rank, *, seed=0):
+    """Keep K randomly chosen columns of A and set the others to zero (eq. 2.28; Morcos et al. 2018)."""
+    _check(A, rank, A.shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(A.shape[1], generator=generator)[:rank].sort().values.to(A.device)
+    return Factorization(A[:, kept], torch.eye(A.shape[1], dtype=A.dtype, device=A.device)[kept])
+
+
+METHODS = {"nmf": nmf, "pca": pca, "kmeans": kmeans, "spherical_kmeans": spherical_kmeans,
+           "random_ablation": random_ablation}
+
+
+def _check(A, rank, largest):
+    if A.dim() != 2 or not A.is_floating_point() or A.numel() == 0:
+        raise ValueError(f"A must be a floating-point tensor (N, M) with at least one entry, "
+                         f"got {A.dtype} {tuple(A.shape)}")
+    if not torch.isfinite(A).all():
+        raise ValueError(f"A{(~torch.isfinite(A)).nonzero()[0].tolist()} is not finite")
+    if not 1 <= rank <= largest:
+        raise ValueError(f"rank {rank} must lie in 1..{largest} for A of shape {tuple(A.shape)}")
+
+
+def _spread(X, rank, generator):
+    """k-means++ seeding with the cosine dissimilarity: each new start is drawn in proportion to its distance."""
+    first = int(torch.randint(len(X), (1,), generator=generator))
+    chosen, distance = [first], (1 - X @ X[first]).clamp_min(0)
+    while len(chosen) < rank:
+        weight = distance.double().cpu()
+        weight[chosen] = 0
+        if weight.sum() == 0:  # fewer directions than centroids: any row that is not taken will do
+            weight.fill_(1)[chosen] = 0
+        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
+        distance = torch.minimum(distance, (1 - X @ X[chosen[-1]]).clamp_min(0))
+    return X[chosen]

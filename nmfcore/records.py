@@ -1,0 +1,157 @@
+"""Numbers with provenance: what a chapter measured, on which data, beside what the thesis prints.
+
+A chapter reports through three calls, each of which leaves its value in the executed notebook, where the prose,
+the reproduction page and `data/records/` read it:
+
+- `used(photographs=..., network=...)` states which data and weights the page was computed from;
+- `glue("name", value)` makes a number available to the prose as {glue:text}`name`;
+- `row("F2.13", ...)` gives the verdict on one row of `data/thesis/rows.csv`.
+"""
+
+import ast
+import csv
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+VERDICTS = ("reproduced", "partly reproduced", "differs", "not reproduced")
+_PACKAGES = ("nmfcore", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One recorded run of one chapter, as stored in `data/records/<chapter>.json`."""
+
+    chapter: str
+    parameters: dict  # profile, seed, device
+    values: dict = field(default_factory=dict)  # glue name -> number, text or (nested) list
+    rows: dict = field(default_factory=dict)  # thesis row -> value, data, verdict, note
+    used: dict = field(default_factory=dict)  # role -> data set or weights
+    provenance: dict = field(default_factory=dict)  # package versions, device, hashes, duration
+
+
+def rounded(value, digits=3):
+    """Round to significant digits, through tensors, arrays and nested lists; integers and text stay as they are."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [rounded(item, digits) for item in value]
+    if isinstance(value, (bool, int, str)):
+        return value
+    return float(f"{float(value):.{digits}g}")
+
+
+def glue(name, value, *, digits=3):
+    """Make `value` available to the page's prose and to the record under `name`.
+
+    Numbers are rounded to `digits` significant digits, so that a rerun on the same machine agrees to the letter.
+    Returns the rounded value.
+    """
+    from myst_nb import glue as myst_glue
+
+    value = rounded(value, digits)
+    myst_glue(name, value, display=False)
+    return value
+
+
+def row(name, *, value, data, verdict, note=""):
+    """Report one row of the thesis (`data/thesis/rows.csv`): our value in words, the data, the verdict, and why.
+
+    Raises ValueError for a row the thesis does not have or a verdict outside `VERDICTS`.
+    """
+    known = [entry["row"] for entry in thesis("rows")]
+    if name not in known:
+        raise ValueError(f"no row {name!r} in data/thesis/rows.csv; add it there or use one of {', '.join(known)}")
+    if verdict not in VERDICTS:
+        raise ValueError(f"verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+    report = {"value": value, "data": data, "verdict": verdict, "note": note}
+    glue(f"row:{name}", json.dumps(report, ensure_ascii=False))
+
+
+def used(*, device="cpu", **sources):
+    """State on the page, and keep for the record, which data and weights it used: role=object with a `.source`."""
+    from IPython.display import Markdown, display
+
+    names = {role.replace("_", " "): str(thing.source) for role, thing in sources.items()}
+    glue("used", json.dumps(names, ensure_ascii=False))
+    glue("provenance", json.dumps(provenance(device)))
+    lines = [f"- **{role}**: {name}" for role, name in names.items()]
+    display(Markdown("\n".join(["This page was computed from", "", *lines])))
+
+
+def thesis(table, **match):
+    """Rows of `data/thesis/<table>.csv` as dicts, filtered by column values: thesis("numbers", row="F3.9")."""
+    with open(DATA / "thesis" / f"{table}.csv", encoding="utf-8", newline="") as file:
+        return [entry for entry in csv.DictReader(file) if all(entry[k] == v for k, v in match.items())]
+
+
+def collect(notebook, chapter):
+    """Gather what an executed notebook (an nbformat node) glued into a `Record`; errors name the damaged entry."""
+    values, rows, sources, origin = {}, {}, {}, {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name is None:
+                continue
+            value = ast.literal_eval(output["data"]["application/papermill.record/text/plain"])
+            if name == "used":
+                sources = json.loads(value)
+            elif name == "provenance":
+                origin = json.loads(value)
+            elif name.startswith("row:"):
+                rows[name.removeprefix("row:")] = json.loads(value)
+            else:
+                values[name] = value
+    run = notebook.metadata.get("papermill", {})
+    origin["seconds"] = round(run.get("duration") or 0.0, 1)
+    return Record(chapter, dict(run.get("parameters", {})), values, rows, sources, origin)
+
+
+def save(record, folder=DATA / "records"):
+    """Write `<folder>/<chapter>.json` in one step, so that an interrupted run leaves the old record whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record.chapter}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def load(chapter, folder=DATA / "records"):
+    """The recorded run of a chapter, or None when there is none. Raises ValueError for a damaged file."""
+    path = Path(folder) / f"{chapter}.json"
+    if not path.exists():
+        return None
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a record ({error}); restore it from version control or "
+                         f"write it again with `make record CHAPTER={chapter}`") from error
+
+
+def provenance(device="cpu"):
+    """Package versions, device, and a hash of this package's source: what a number depends on besides its data."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    name = torch.cuda.get_device_name(device) if str(device).startswith("cuda") else platform.machine()
+    return {"versions": versions, "device": name, "threads": torch.get_num_threads(), "source": source_hash()}
+
+
+def source_hash():
+    """SHA-256 over the package's Python files, in name order."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
