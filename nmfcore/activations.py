@@ -31,21 +31,25 @@ def to_maps(matrix, shape):
     n, _, H, W = shape
     if len(matrix) != n * H * W:
         raise ValueError(f"{len(matrix)} rows cannot be {n} maps of {H} × {W}")
-    return matrix.reshape(n, H, W, -1).permute(0, 3, 1, 2)
+    return matrix.reshape(n, H, W, matrix.shape[1]).permute(0, 3, 1, 2)
 
 
 def capture(model, layers, inputs, *, batch_size=None):
     """Outputs of the named layers for a batch of inputs: dict layer -> tensor, on the inputs' device.
 
-    The forward pass stops after the last of them; no gradient is kept. `batch_size` splits the inputs.
-    Raises ValueError for a name the model does not have or a layer the forward pass never reaches.
+    The forward pass stops after the last of them; no gradient is kept. `batch_size` splits the inputs. A module that
+    runs several times, as the ReLUs in torchvision's ResNets do, gives its first output. Raises ValueError for a name
+    the model does not have, a layer the forward pass never reaches or one whose output is not a tensor.
     """
     layers = [layers] if isinstance(layers, str) else list(layers)
     found = {}
 
     def keep(name):
         def hook(module, args, output):
-            found[name] = output.detach().clone()  # the next layer may work in place
+            if not isinstance(output, torch.Tensor):
+                raise ValueError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
+            if name not in found:
+                found[name] = output.detach().clone()  # the next layer may work in place
             if len(found) == len(layers):
                 raise _Captured
         return hook

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 FOLDERS = {
     "elephants": ("image_sets/icoseg/021 Elephants-safari June 2008-timd2000", "elephants, iCoseg"),
     "gymnasts": ("image_sets/icoseg/036 Gymnastics-3", "gymnasts, iCoseg"),
+    "churches": ("imagenet/val/n03028079", "church buildings, ImageNet class 497, validation"),
     "stonehenge": ("image_sets/icoseg/009 Stonehenge-Stongehenge-rjt208", "Stonehenge, iCoseg"),
 }
 # name -> loaders of the photographs that ship inside scikit-image and scikit-learn
@@ -56,37 +57,50 @@ def data_folder():
     return Path(name)
 
 
-def image_set(*names, size=224):
+def image_set(*names, size=224, count=None):
     """The first image set of `names` that is in hand: one of `FOLDERS`, or one of `EMBEDDED`, which always is.
 
-    size: side of the square, or (H, W); see `image_folder`.
+    size: the shorter side, or (H, W); see `image_folder`. count: at most so many, the first in name order.
     """
     for name in names:
         if name in EMBEDDED:
             source, loaders = EMBEDDED[name]
-            images = [_fitted(Image.fromarray(load()), size) for _, load in loaders]
-            return ImageSet(torch.stack(images), tuple(label for label, _ in loaders), source)
+            loaders = loaders[:count]
+            images = [Image.fromarray(load()) for _, load in loaders]
+            return ImageSet(_stacked(images, size), tuple(label for label, _ in loaders), source)
         if name not in FOLDERS:
             raise ValueError(f"no image set {name!r}; there are {', '.join([*FOLDERS, *EMBEDDED])}")
         folder, source = data_folder(), FOLDERS[name][1]
         if folder and (folder / FOLDERS[name][0]).is_dir():
-            found = image_folder(folder / FOLDERS[name][0], size=size)
+            found = image_folder(folder / FOLDERS[name][0], size=size, count=count)
             return ImageSet(found.images, found.names, f"{len(found.names)} photographs of {source}")
     raise FileNotFoundError(f"{' or '.join(names)} is not in the data folder; set NMFCORE_DATA to a folder that holds "
                             f"{' or '.join(FOLDERS[name][0] for name in names)}, or ask for {' or '.join(EMBEDDED)}")
 
 
-def image_folder(path, *, size=224):
-    """All images of a folder, in name order. EXIF rotation is applied; grey, palette, alpha and CMYK become RGB.
+def image_folder(path, *, size=224, count=None):
+    """The images of a folder in name order, all or the first `count`; see `read_images`.
 
-    size: side of the square, or (H, W): each image is scaled to cover it, keeping its proportions, and cut to its
-    centre. Raises FileNotFoundError for a folder without images, ValueError naming a file that cannot be read.
+    Raises FileNotFoundError for a folder without images.
     """
     paths = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-    return ImageSet(torch.stack([_read(p, size) for p in paths]), tuple(p.stem for p in paths),
+    paths = paths[:count]
+    return ImageSet(read_images(paths, size=size), tuple(p.stem for p in paths),
                     f"{len(paths)} images of the folder {Path(path).name}")
+
+
+def read_images(files, *, size=224):
+    """(n, 3, H, W) RGB in [0, 1] from paths or binary file objects.
+
+    EXIF rotation is applied; grey, palette, alpha and CMYK become RGB. size: (H, W), or the length of the shorter
+    side, the other following the set's median proportions. Each image is scaled to cover that size, without
+    distortion, and its centre is cut out. Raises ValueError naming a file that cannot be read.
+    """
+    if not files:
+        raise ValueError("no images: the list of files is empty")
+    return _stacked([_opened(file) for file in files], size)
 
 
 def motorcycle_disparity(size):
@@ -112,20 +126,22 @@ def faces():
     return Faces(torch.from_numpy(images).float(), f"{len(images)} faces, Labeled Faces in the Wild, in scikit-image")
 
 
-def _read(path, size):
-    return _fitted(ImageOps.exif_transpose(_opened(path)), size)
-
-
 def _opened(path):
     try:
-        image = Image.open(path)
-        image.load()
-    except OSError as error:
+        image = ImageOps.exif_transpose(Image.open(path))  # a copy, so that every pixel has been read
+    except Exception as error:  # damaged files make Pillow raise errors of many kinds
         raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it") from error
+    if image.mode[0] in "IF":
+        raise ValueError(f"{path} has more than 8 bits per channel (mode {image.mode}); save it with 8")
     return image
 
 
-def _fitted(image, size):
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    image = ImageOps.fit(image.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+def _stacked(images, size):
+    """(n, 3, H, W) from PIL images: scaled to cover the size, centre cut out."""
+    if isinstance(size, int):
+        ratio = float(np.median([image.width / image.height for image in images]))
+        width, height = (round(size * max(side, 1)) for side in (ratio, 1 / ratio))
+    else:
+        height, width = size
+    fitted = [ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC) for image in images]
+    return torch.stack([torch.from_numpy(np.array(image)) for image in fitted]).permute(0, 3, 1, 2) / 255

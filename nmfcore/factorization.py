@@ -6,6 +6,7 @@ factorizes activations as they are, and the origin is where a ReLU unit is silen
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from sklearn.cluster import KMeans
@@ -29,7 +30,7 @@ def pca(A, rank, *, seed=0):
 
     Signs are arbitrary in PCA; each row of V is given the sign that makes its largest entry positive.
     """
-    _check(A, rank, min(A.shape))
+    A = _checked(A, rank, 0, 1)
     _, _, V = torch.linalg.svd(A, full_matrices=False)
     V = V[:rank]
     V = V * V.gather(1, V.abs().argmax(1, keepdim=True)).sign()
@@ -38,7 +39,7 @@ def pca(A, rank, *, seed=0):
 
 def kmeans(A, rank, *, seed=0):
     """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). Lloyd's algorithm, 10 starts."""
-    _check(A, rank, len(A))
+    A = _checked(A, rank, 0)
     fit = KMeans(rank, n_init=10, random_state=seed).fit(A.cpu().numpy())
     labels = torch.as_tensor(fit.labels_, device=A.device).long()
     return Factorization(torch.nn.functional.one_hot(labels, rank).to(A), torch.as_tensor(fit.cluster_centers_).to(A))
@@ -50,10 +51,10 @@ def spherical_kmeans(A, rank, *, seed=0, n_init=10, max_iter=300):
     Rows of V have unit norm; U has one non-zero per row, the length of A_i along its centroid. Zero rows have no
     direction: they keep U = 0 and do not move a centroid.
     """
-    _check(A, rank, len(A))
-    norm = A.norm(dim=1, keepdim=True)
-    X = A / torch.where(norm > 0, norm, 1)  # (N, M)
-    candidates = (norm[:, 0] > 0).nonzero()[:, 0]
+    A = _checked(A, rank, 0)
+    peak = A.abs().amax(1, keepdim=True)
+    X = torch.nn.functional.normalize(A / torch.where(peak > 0, peak, 1), dim=1)  # (N, M); squares stay in range
+    candidates = (peak[:, 0] > 0).nonzero()[:, 0]
     if len(candidates) < rank:
         raise ValueError(f"rank {rank} exceeds the {len(candidates)} rows of A that are not zero")
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +79,7 @@ def spherical_kmeans(A, rank, *, seed=0, n_init=10, max_iter=300):
 
 def random_ablation(A, rank, *, seed=0):
     """Keep K randomly chosen columns of A and set the others to zero (eq. 2.28; Morcos et al. 2018)."""
-    _check(A, rank, A.shape[1])
+    A = _checked(A, rank, 1)
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randperm(A.shape[1], generator=generator)[:rank].sort().values.to(A.device)
     return Factorization(A[:, kept], torch.eye(A.shape[1], dtype=A.dtype, device=A.device)[kept])
@@ -88,14 +89,18 @@ METHODS = {"nmf": nmf, "pca": pca, "kmeans": kmeans, "spherical_kmeans": spheric
            "random_ablation": random_ablation}
 
 
-def _check(A, rank, largest):
-    if A.dim() != 2 or not A.is_floating_point() or A.numel() == 0:
-        raise ValueError(f"A must be a floating-point tensor (N, M) with at least one entry, "
-                         f"got {A.dtype} {tuple(A.shape)}")
+def _checked(A, rank, *axes):
+    """A without gradient, in float32 or float64; the rank may not exceed the length of any of `axes`."""
+    if not isinstance(A, torch.Tensor) or A.dim() != 2 or not A.is_floating_point() or A.numel() == 0:
+        got = f"{A.dtype} {tuple(A.shape)}" if isinstance(A, torch.Tensor) else type(A).__name__
+        raise ValueError(f"A must be a floating-point tensor (N, M) with at least one entry, got {got}")
     if not torch.isfinite(A).all():
         raise ValueError(f"A{(~torch.isfinite(A)).nonzero()[0].tolist()} is not finite")
-    if not 1 <= rank <= largest:
-        raise ValueError(f"rank {rank} must lie in 1..{largest} for A of shape {tuple(A.shape)}")
+    highest = min(A.shape[axis] for axis in axes)
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= highest:
+        raise ValueError(f"rank {rank!r} must be an integer in 1..{highest} for A of shape {tuple(A.shape)}")
+    A = A.detach()
+    return A if A.dtype == torch.float64 else A.float()
 
 
 def _spread(X, rank, generator):

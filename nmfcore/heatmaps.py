@@ -75,6 +75,6 @@ def correlation(first, second):
     Returns (K, L); a constant map correlates 0 with everything.
     """
     x, y = (to_matrix(maps).double() for maps in (first, second))
-    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = (torch.where((z == z[0]).all(0), 0, z - z.mean(0)) for z in (x, y))  # a mean is rounded, a constant is not
     size = x.norm(dim=0)[:, None] * y.norm(dim=0)
     return x.mT @ y / torch.where(size > 0, size, 1)

@@ -7,7 +7,7 @@ extrapolated with Nesterov's sequence, restarted when the error rises (Ang & Gil
 """
 
 from dataclasses import dataclass
-from numbers import Integral, Number
+from numbers import Integral, Number, Real
 
 import psutil
 import torch
@@ -59,36 +59,38 @@ def nmf(A, rank, *, solver="hals", init="random", mask=None, max_iter=None, tol=
         falls by less than `tol` of the initial error in ten iterations (the usual rule, and a lax one).
         Either stops at an exact fit, a relative error below 1e-6 (1e-12 in float64).
 
-    The start depends on `seed` alone: each problem of a batch, and each rank of a sequence, starts as it would alone.
+    The start depends on `seed` alone: each problem of a batch, and each rank of a sequence, starts as it would alone
+    (padding counts: a masked problem starts like any other of its padded size).
     Zero rows and columns of A stay zero in U and V. Raises ValueError for input that has no such factorization
     (negative, NaN, infinite, empty, integer), for a rank below 1 and for one that memory cannot hold.
     """
     if solver not in ("hals", "mu"):
         raise ValueError(f"solver {solver!r} is not one of 'hals', 'mu'")
-    if not tol >= 0:
-        raise ValueError(f"tol {tol!r} must be ≥ 0")
+    if not isinstance(tol, Real) or not tol >= 0:
+        raise ValueError(f"tol {tol!r} must be a number ≥ 0")
     if max_iter is None:
         max_iter = 1000 if solver == "hals" else 200
-    if max_iter < 1:
-        raise ValueError(f"max_iter {max_iter!r} must be ≥ 1")
+    if not _is_count(max_iter):
+        raise ValueError(f"max_iter {max_iter!r} must be an integer ≥ 1")
     A = _validated(A)
     ranks = [rank] if isinstance(rank, Number) else list(rank)
     for K in ranks:
         _check_rank(A, K)
     if mask is not None:
-        if mask.shape != A.shape[:-1] or mask.dtype != torch.bool:
-            raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, "
-                             f"got {mask.dtype} {tuple(mask.shape)}")
+        if not isinstance(mask, torch.Tensor) or mask.shape != A.shape[:-1] or mask.dtype != torch.bool:
+            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, got {got}")
         A = A * mask.unsqueeze(-1)
 
     batch, (N, M) = A.shape[:-2], A.shape[-2:]
     A = A.reshape(-1, N, M)
     # A power of two keeps the products of tiny or huge inputs finite and costs no rounding.
-    scale = torch.exp2(torch.ceil(torch.log2(A.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(A.dtype).tiny))))
+    peak = A.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(A.dtype).tiny)
+    scale = torch.exp2((torch.frexp(peak).exponent - 1).to(A.dtype))  # the largest entry becomes 1 ≤ … < 2
     A = A / scale
     results = []
     for K in ranks:
-        U, V = _start(A, int(K), init, seed, scale, batch)
+        U, V = _start(A, int(K), init, seed, batch)
         U, V, error, iterations, status = _solve(A, U, V, solver, max_iter, tol)
         norm = V.norm(dim=-1, keepdim=True)  # (B, K, 1)
         V = V / torch.where(norm > 0, norm, 1)
@@ -114,8 +116,12 @@ def _validated(A):
     return A
 
 
+def _is_count(value):
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
 def _check_rank(A, K):
-    if isinstance(K, bool) or not isinstance(K, Integral) or K < 1:
+    if not _is_count(K):
         raise ValueError(f"rank {K!r} must be an integer ≥ 1")
     N, M = A.shape[-2:]
     batch = A[..., 0, 0].numel()
@@ -126,10 +132,10 @@ def _check_rank(A, K):
                          f"but {free:,} bytes are free on {A.device}; lower the rank or split the batch")
 
 
-def _start(A, K, init, seed, scale, batch):
+def _start(A, K, init, seed, batch):
     """U (B, K, N), transposed, and V (B, K, M), scaled so that U V fits A as well as one factor can make it."""
     B, N, M = A.shape
-    if isinstance(init, str):
+    if not isinstance(init, (tuple, list)):
         if init != "random":
             raise ValueError(f"init {init!r} is not 'random' or a pair (U, V)")
 
@@ -139,18 +145,20 @@ def _start(A, K, init, seed, scale, batch):
 
         U, V = draw(N, 0), draw(M, 1)
     else:
+        if len(init) != 2 or not all(isinstance(X, torch.Tensor) for X in init):
+            raise ValueError("init must be 'random' or a pair (U, V) of tensors")
         U, V = init
         if U.shape != (*batch, N, K) or V.shape != (*batch, K, M):
             raise ValueError(f"init must have shapes {(*batch, N, K)} and {(*batch, K, M)}, "
                              f"got {tuple(U.shape)} and {tuple(V.shape)}")
         if not all(torch.isfinite(X).all() and (X >= 0).all() for X in (U, V)):
             raise ValueError("init must be finite and ≥ 0")
-        U, V = U.reshape(B, N, K).mT.to(A) / scale, V.reshape(B, K, M).to(A)
-    U = U * (A.amax(-1) > 0).unsqueeze(-2)
-    V = V * (A.amax(-2) > 0).unsqueeze(-2)
+        U, V = U.detach().reshape(B, N, K).mT.to(A), V.detach().reshape(B, K, M).to(A)
+    U, V = U * (A.amax(-1) > 0).unsqueeze(-2), V * (A.amax(-2) > 0).unsqueeze(-2)
+    U, V = (X / X.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(A.dtype).tiny) for X in (U, V))
     fit = (U @ A * V).sum((-2, -1), keepdim=True)
     size = (U @ U.mT * (V @ V.mT)).sum((-2, -1), keepdim=True)
-    factor = torch.where(fit > 0, fit / size, 1).sqrt()
+    factor = torch.where((fit > 0) & (size > 0), fit / size, 1).sqrt()
     return U * factor, V * factor
 
 

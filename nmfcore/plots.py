@@ -20,8 +20,8 @@ def overlay(images, maps, *, colors=COLORS, strength=0.85):
     palette = torch.tensor([to_rgb(color) for color in colors[:maps.shape[1]]])  # (K, 3)
     weight = maps.square() / maps.square().sum(1, keepdim=True).clamp_min(1e-6)
     color = torch.einsum("nkhw,kc->nchw", weight, palette)
-    opacity = strength * maps.amax(1, keepdim=True).clamp(0, 1).pow(0.6)
-    return grey * (1 - opacity) + color * (0.6 + 0.4 * grey) * opacity
+    opacity = strength * maps.amax(1, keepdim=True).clamp(0, 1).sqrt()
+    return (0.12 + 0.88 * grey) * (1 - opacity) + color * (0.7 + 0.3 * grey) * opacity
 
 
 def grid(rows, *, titles=(), labels=(), width=1.9):
@@ -40,9 +40,9 @@ def grid(rows, *, titles=(), labels=(), width=1.9):
                 continue
             picture = row[j]
             if picture.dim() == 3:
-                axis.imshow(picture.permute(1, 2, 0).clamp(0, 1))
+                axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
             else:
-                axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                axis.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
             if i == 0 and j < len(titles):
                 axis.set_title(titles[j], fontsize=9)
         if i < len(labels):

@@ -19,14 +19,17 @@ def frames(figures, *, labels, alts, caption, start=0):
 
     labels: what the slider says at each position, such as "K = 3". alts: a text for readers who cannot see the
     figure, one per frame. caption: HTML-free text under all of them. start: the position shown first.
-    Raises ValueError unless there is one label and one non-empty alternative text per figure.
+    Raises ValueError unless there is one label and one non-empty alternative text per figure, and a figure at `start`.
     """
-    if not len(figures) == len(labels) == len(alts) or not all(alts):
+    if not len(figures) == len(labels) == len(alts) or not all(alt.strip() for alt in alts):
         raise ValueError(f"{len(figures)} figures need as many labels and non-empty alternative texts, "
-                         f"got {len(labels)} and {sum(map(bool, alts))}")
+                         f"got {len(labels)} and {sum(bool(alt.strip()) for alt in alts)}")
+    if not 0 <= start < len(figures):
+        raise ValueError(f"start {start} must lie in 0..{len(figures) - 1}: there are {len(figures)} figures")
     body = "".join(
         f'<figure data-label="{escape(label)}"{"" if i == start else " hidden"}>'
-        f'<img src="{_webp(figure)}" alt="{escape(alt)}"><figcaption>{escape(label)}. {escape(caption)}</figcaption></figure>'
+        f'<img src="{_webp(figure)}" alt="{escape(alt)}">'
+        f'<figcaption>{escape(label)}. {escape(caption)}</figcaption></figure>'
         for i, (figure, label, alt) in enumerate(zip(figures, labels, alts, strict=True)))
     return HTML(f'<div class="nmf-frames"><label><output>{escape(labels[start])}</output> '
                 f'<input type="range" min="0" max="{len(figures) - 1}" step="1" value="{start}" autocomplete="off" '
