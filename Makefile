@@ -1,0 +1,70 @@
+# `make help` lists the targets. Everything runs in .venv, which the first of them creates.
+
+PROFILE ?= quick
+SEED ?= 0
+DEVICE ?= cpu
+CHAPTER ?=
+PORT ?= 8000
+
+# The first Python >= 3.10 that can make a virtual environment.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { command -v $$p; break; }; done)
+
+KNOWN := PYTHON PROFILE SEED DEVICE CHAPTER PORT MAKEFLAGS
+UNKNOWN := $(foreach v,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(filter command%,$(origin $v)),$v))
+ifneq ($(strip $(UNKNOWN)),)
+$(error unknown parameter $(strip $(UNKNOWN)); there are PROFILE, SEED, DEVICE, CHAPTER, PORT and PYTHON)
+endif
+
+BIN := .venv/bin
+# Named after the contents of what was installed: another lock file is another stamp.
+STAMP := .venv/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
+RUN = $(BIN)/python tools/book.py
+GIVEN = --profile '$(PROFILE)' --seed '$(SEED)' --device '$(DEVICE)'
+
+.PHONY: help book test lint chapter record serve bench lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@echo 'Parameters: PROFILE=quick|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  PYTHON=<3.10 or later>'
+
+book: $(STAMP)  ## run the chapters that changed and build the site: _build/html/index.html
+	@$(RUN) book $(GIVEN)
+
+test: lint  ## build the book, then run every test, the notebooks once more among them
+	@$(RUN) test --device '$(DEVICE)' --seed '$(SEED)'
+
+lint: $(STAMP)  ## check the style of the Python files
+	@$(BIN)/ruff check
+
+chapter: $(STAMP)  ## run one chapter: CHAPTER=heatmaps
+	@$(RUN) execute $(GIVEN) -- $(CHAPTER)
+
+record: $(STAMP)  ## run one chapter and keep what it measured in data/records/: CHAPTER=heatmaps PROFILE=paper
+	@$(RUN) record $(GIVEN) -- $(CHAPTER)
+
+serve: $(STAMP)  ## show the built site at http://127.0.0.1:8000
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+bench: $(STAMP)  ## time nmfcore beside its peers
+	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+lock: $(STAMP)  ## write requirements.txt anew from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo 'error: make lock needs the program uv on the PATH' >&2; exit 1; }
+	@uv pip compile --universal --python-version 3.10 --extra book --extra test --no-annotate --no-header \
+		--no-emit-index-url --generate-hashes pyproject.toml -o requirements.txt
+
+clean:  ## remove everything that was built (keeps .venv)
+	@rm -rf _build .pytest_cache .hypothesis .ruff_cache
+
+$(STAMP):
+	@[ -n '$(PYTHON)' ] || { echo 'error: no Python 3.10 or later with venv and ensurepip was found;' \
+		'install one (on Debian: python3 and python3-venv) or name one with make PYTHON=<path>' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+		{ echo 'error: $(PYTHON) is not a Python 3.10 or later with venv and ensurepip' >&2; exit 1; }
+	@echo 'Making .venv with $(PYTHON) and installing the locked packages into it (some minutes, about 6 GB)'
+	@'$(PYTHON)' -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f .venv/installed-* && touch $(STAMP)

@@ -1,0 +1,86 @@
+"""Numbers with provenance: what is glued comes back, and nothing half-written or misnamed is accepted."""
+
+import json
+import os
+
+import nbclient
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from nmfcore import records
+
+RECORD = records.Record(
+    "heatmaps", {"profile": "paper", "seed": 0, "device": "cuda"}, {"error": 0.125, "curve": [1.0, 0.5]},
+    {"F4.1": {"value": "K = 3", "data": "photographs", "verdict": "reproduced", "note": ""}},
+    {"photographs": "two views"}, {"device": "some GPU", "seconds": 3.0})
+
+
+def test_a_record_comes_back_as_it_was_saved(tmp_path):
+    records.save(RECORD, tmp_path)
+    assert records.load("heatmaps", tmp_path) == RECORD
+    assert records.load("absent", tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["heatmaps.json"]
+
+
+def test_an_interrupted_save_leaves_the_old_record(tmp_path, monkeypatch):
+    records.save(RECORD, tmp_path)
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        records.save(records.Record("heatmaps", {}), tmp_path)
+    assert records.load("heatmaps", tmp_path) == RECORD
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-30], lambda text: "[]", lambda text: '{"unheard": 1}'])
+def test_a_damaged_record_is_named_with_the_cure(tmp_path, damage):
+    path = records.save(RECORD, tmp_path)
+    path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"heatmaps\.json is not a record .*make record CHAPTER=heatmaps"):
+        records.load("heatmaps", tmp_path)
+
+
+@pytest.mark.parametrize("value, expected", [
+    (0.123456, 0.123), (123456.0, 123000.0), (7, 7), (True, True), ("text", "text"), ([0.12345, [1]], [0.123, [1]]),
+    (np.float64(0.98765), 0.988), (np.int64(3), 3), (torch.tensor([0.11111, 2.0]), [0.111, 2.0]),
+])
+def test_rounding_to_significant_digits_gives_plain_values(value, expected):
+    result = records.rounded(value)
+    assert result == expected and type(result) is type(expected)
+    json.dumps(result)
+
+
+def test_unknown_rows_and_verdicts_are_refused():
+    with pytest.raises(ValueError, match=r"no row 'F9\.99'"):
+        records.row("F9.99", value="1", data="none", verdict="reproduced")
+    with pytest.raises(ValueError, match="verdict 'perfect' is not one of reproduced"):
+        records.row("F2.13", value="1", data="none", verdict="perfect")
+
+
+def test_what_a_chapter_reports_is_collected():
+    source = """
+import numpy as np
+from nmfcore import records
+class Photographs:
+    source = "two views of it's a \\"motorcycle\\""
+records.used(photographs=Photographs)
+records.glue("error", 0.123456)
+records.glue("curve", np.array([0.5, 0.25]))
+records.row("F2.13", value="49 'parts', ≈ V", data="faces", verdict="differs", note='a "note"')
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={
+        "papermill": {"parameters": {"profile": "quick", "seed": 0, "device": "cpu"}, "duration": 2.04}})
+    nbclient.execute(notebook)
+    record = records.collect(notebook, "factorization")
+    assert record.values == {"error": 0.123, "curve": [0.5, 0.25]}
+    assert record.rows == {"F2.13": {"value": "49 'parts', ≈ V", "data": "faces", "verdict": "differs",
+                                     "note": 'a "note"'}}
+    assert record.used == {"photographs": 'two views of it\'s a "motorcycle"'}
+    assert record.parameters["profile"] == "quick" and record.provenance["seconds"] == 2.0
+    assert record.provenance["versions"]["torch"] and len(record.provenance["source"]) == 64
+    page = "".join(output.data.get("text/markdown", "") for output in notebook.cells[0].outputs if "data" in output)
+    assert 'two views of it\'s a "motorcycle"' in page

@@ -1,0 +1,182 @@
+"""The built site in a real browser: nothing missing, nothing from elsewhere, everything moves, also on a phone."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlparse
+
+import pytest
+from bs4 import BeautifulSoup
+
+SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
+PAGES = sorted(str(path.relative_to(SITE)) for path in SITE.rglob("*.html") if "_static" not in path.parts)
+LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "video": "src", "audio": "src",
+         "source": "src", "object": "data", "embed": "src"}
+
+
+def foreign(html):
+    """Addresses on other hosts that the page would load by itself. Links that a reader follows are none of them."""
+    found = [tag.get(LOADS[tag.name], "") for tag in BeautifulSoup(html, "html.parser")(list(LOADS))]
+    found += re.findall(r"""(?:@import\s+["']|url\(\s*["']?)([^"')\s]+)""", html)
+    return [address for address in found if re.match(r"(https?:)?//", address)]
+
+
+def mute(html):
+    """Pictures of the content without a description, a caption, or both."""
+    faults = []
+    content = BeautifulSoup(html, "html.parser").select_one("article") or BeautifulSoup("", "html.parser")
+    for image in content("img"):
+        figure, alt = image.find_parent("figure"), image.get("alt", "").strip()
+        name = image.get("src", "")[:60]
+        if not alt or re.search(r"\.(png|jpe?g|gif|svg|webp)$", alt, re.I):
+            faults.append(f"{name} has no alt text")
+        if not figure or not figure.find("figcaption") or not figure.find("figcaption").get_text(strip=True):
+            faults.append(f"{name} has no caption")
+    return faults
+
+
+def dead_links(page, site=SITE):
+    """Links of a page whose file or anchor does not exist."""
+    faults = []
+    for link in parsed(site / page).select("a[href]"):
+        address, anchor = urldefrag(link["href"])
+        if urlparse(address).scheme or address.startswith("//"):
+            continue
+        target = (site / page).parent / unquote(address.split("?")[0]) if address else site / page
+        if not target.exists():
+            faults.append(f"{link['href']}: no such page")
+        elif anchor and target.suffix == ".html" and anchor not in anchors(target.resolve()):
+            faults.append(f"{link['href']}: no such anchor")
+    return faults
+
+
+@functools.cache
+def parsed(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@functools.cache
+def anchors(path):
+    return {tag["id"] for tag in parsed(path).select("[id]")} | {tag["name"] for tag in parsed(path).select("a[name]")}
+
+
+def test_the_checks_find_what_they_look_for():
+    assert foreign('<script src="https://cdn.example/x.js"></script>') == ["https://cdn.example/x.js"]
+    assert foreign('<link rel="stylesheet" href="//fonts.example/a.css">')
+    assert foreign('<img src="http://x.example/a.png">')
+    assert foreign("<style>@import url('https://x.example/a.css')</style>")
+    assert not foreign('<a href="https://x.example">x</a><script src="../x.js"></script><img src="data:image/png,">')
+    good = '<article><figure><img src="a.png" alt="A cat"><figcaption>A cat.</figcaption></figure></article>'
+    assert not mute(good)
+    assert mute(good.replace('alt="A cat"', "")) and mute(good.replace("A cat\"", "../_images/1f.png\""))
+    assert mute(good.replace("<figcaption>A cat.</figcaption>", ""))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not SITE.exists() or not executable:
+        reason = "no built site: run make book" if executable else "no chromium: install it to test the site"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        yield play.chromium.launch(executable_path=executable, args=[
+            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--no-first-run"])
+
+
+@pytest.fixture(scope="module")
+def address():
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def view(browser, address):
+    """A page that keeps every error and every request to another host in `view.faults`."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.faults = []
+
+    def check(route):
+        if route.request.url.startswith(address):
+            route.continue_()
+        else:
+            page.faults.append(f"request to {route.request.url}")
+            route.abort()
+
+    page.route(lambda url: not url.startswith(("data:", "blob:")), check)
+    page.on("console", lambda message: message.type == "error" and page.faults.append(message.text))
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.open = lambda name: page.goto(f"{address}/{name}", wait_until="load")
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_text_is_whole(page):
+    html = (SITE / page).read_text(encoding="utf-8")
+    assert not foreign(html)
+    assert not mute(html)
+    assert not dead_links(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_in_the_browser(view, page):
+    view.open(page)
+    if view.locator("article .math").count():
+        view.wait_for_selector("mjx-container", state="attached")
+        view.evaluate("MathJax.startup.promise.then(() => null)")
+        drawn = "[...document.querySelectorAll('article .math')].filter(e => !e.querySelector('mjx-container'))"
+        assert view.evaluate(f"{drawn}.map(e => e.textContent)") == []
+        assert view.locator("mjx-merror, mjx-container [style*='color: red']").count() == 0
+    lost = "[...document.querySelectorAll('article img')].filter(e => e.complete && !e.naturalWidth).map(e => e.src)"
+    assert view.evaluate(lost) == []
+    for box in view.locator(".nmf-frames").all():
+        slides(box)
+    view.set_viewport_size({"width": 390, "height": 844})
+    view.wait_for_timeout(200)
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways on a phone"
+    assert view.faults == []
+
+
+def slides(box):
+    """A slider shows one frame at a time and obeys the keyboard."""
+    slider = box.locator("input[type=range]").first
+    seen = []
+    for key in ("Home", "ArrowRight", "End"):
+        slider.press(key)
+        shown = [index for index, frame in enumerate(box.locator("figure").all()) if frame.is_visible()]
+        assert len(shown) == 1, f"{len(shown)} frames are visible after {key}"
+        seen += shown
+    assert seen[0] == 0 and seen[1] == 1 and seen[2] == box.locator("figure").count() - 1
+
+
+def test_first_screen(view):
+    """Without scrolling, a first-time reader meets the claim in words and sees a heatmap."""
+    view.open("index.html")
+    view.wait_for_selector("article h1")
+    claim = view.locator("article p").first
+    assert len(claim.inner_text()) > 80
+    box = claim.bounding_box()
+    assert box["y"] + box["height"] <= 800
+    picture = view.locator("article img").first
+    figure = view.locator("article figure").first
+    assert "heatmap" in (figure.inner_text() + picture.get_attribute("alt")).lower()
+    assert picture.bounding_box()["y"] <= 640, "the heatmap begins below the fold"
+
+
+def test_search(view):
+    view.open("search.html?q=heatmap")
+    view.wait_for_selector("#search-results li a")
+    assert view.faults == []
