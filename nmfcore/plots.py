@@ -24,9 +24,10 @@ def overlay(images, maps, *, colors=COLORS, strength=0.85):
     return (0.12 + 0.88 * grey) * (1 - opacity) + color * (0.7 + 0.3 * grey) * opacity
 
 
-def grid(rows, *, titles=(), labels=(), width=1.9):
+def grid(rows, *, titles=(), labels=()):
     """Rows of pictures, each row a tensor (n, 3, H, W) or (n, H, W), with row labels and column titles: a figure."""
     n = max(len(row) for row in rows)
+    width = max(1.9, 7.2 / n)  # inches
     height, breadth = rows[0].shape[-2:]
     figure, axes = plt.subplots(len(rows), n, squeeze=False, layout="constrained",
                                 figsize=(width * n, width * height / breadth * len(rows) + 0.25 * bool(titles)))

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cosine_similarity, interpolate, mse_loss
@@ -241,6 +242,35 @@ def batch(store, rows, unit, hint_unit, cells, rng, device):
     return [part.contiguous(memory_format=torch.channels_last) for part in parts]
 
 
+def keep(file, parts, progress):
+    """Modules and optimizer in one safetensors file, progress as its metadata; written to one side and renamed."""
+    tensors = {}
+    for name, part in parts.items():
+        state = part.state_dict()
+        if name == "optimizer":  # {"state": {parameter: {moment: tensor}}}
+            state = {f"{i}.{key}": value for i, moments in state["state"].items() for key, value in moments.items()}
+        tensors |= {f"{name}/{key}": value.contiguous() for key, value in state.items()}
+    save_file(tensors, file.with_suffix(".tmp"), metadata={"progress": json.dumps(progress)})
+    os.replace(file.with_suffix(".tmp"), file)
+
+
+def restore(file, parts, device):
+    """Inverse of `keep`: fills the parts, returns the progress."""
+    with safe_open(file, "pt", device=str(device)) as saved:
+        tensors = {key: saved.get_tensor(key) for key in saved.keys()}
+        progress = json.loads(saved.metadata()["progress"])
+    for name, part in parts.items():
+        state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        if name == "optimizer":
+            moments = {}
+            for key, value in state.items():
+                index, moment = key.split(".")
+                moments.setdefault(int(index), {})[moment] = value
+            state = part.state_dict() | {"state": moments}
+        part.load_state_dict(state)
+    return progress
+
+
 def train(args, work, n_val, n_taught):
     """Train on the stored crops after the first `n_val`; returns the student, its history and the minutes it took.
 
@@ -256,12 +286,9 @@ def train(args, work, n_val, n_taught):
     optimizer = torch.optim.AdamW([*student.parameters(), *hint_head.parameters()], weight_decay=0.05)
     parts = {"student": student, "hint": hint_head, "optimizer": optimizer}
     steps_per_epoch = (n_taught - n_val) // args.batch
-    history, step, spent, done, checkpoint = [], 0, 0.0, 0.0, work / "checkpoint.pt"
+    history, step, spent, done, checkpoint = [], 0, 0.0, 0.0, work / "checkpoint.safetensors"
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
-        history, step, spent = saved["history"], saved["step"], saved["minutes"]
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+        history, step, spent = restore(checkpoint, parts, device)
     start = time.time() - 60 * spent
     while done < 1:
         rng, losses = np.random.default_rng((args.seed, len(history))), []
@@ -287,9 +314,7 @@ def train(args, work, n_val, n_taught):
         history.append({"steps": step, "loss": round(float(np.mean(losses)), 4),
                         "explained": round(explained, 4), "cosine": round(cosine, 4)})
         print({**history[-1], "minutes": round(spent, 1)}, flush=True)
-        torch.save({name: part.state_dict() for name, part in parts.items()}
-                   | {"history": history, "step": step, "minutes": spent}, checkpoint.with_suffix(".tmp"))
-        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+        keep(checkpoint, parts, [history, step, spent])
     student = without_batchnorm(student.eval().cpu())
     last = student.features[-2]
     last.weight.data *= unit  # ReLU is homogeneous: the student's output is in the teacher's units
