@@ -35,8 +35,9 @@ book: $(STAMP)  ## run the chapters that changed and build the site: _build/html
 test: lint  ## build the book, then run every test, the notebooks once more among them
 	@$(RUN) test --device '$(DEVICE)' --seed '$(SEED)'
 
-lint: $(STAMP)  ## check the style of the Python files
+lint: $(STAMP)  ## check style and types of the Python files
 	@$(BIN)/ruff check
+	@$(BIN)/mypy
 
 chapter: $(STAMP)  ## run one chapter: CHAPTER=heatmaps
 	@$(RUN) execute $(GIVEN) -- $(CHAPTER)

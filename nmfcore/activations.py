@@ -4,17 +4,18 @@ Layers are named as in `model.named_modules()`. What is captured is a module's o
 convolution before it.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class _Captured(Exception):
     """Leaves the forward pass once every layer asked for has been seen."""
 
 
-def to_matrix(maps):
+def to_matrix(maps: Tensor) -> Tensor:
     """Feature maps (n, C, H, W) as a matrix (n·H·W, C): one row per position (thesis eq. 4.1, 4.2).
 
     A matrix (n, C), as a fully connected layer gives it, stays as it is.
@@ -24,7 +25,7 @@ def to_matrix(maps):
     return maps if maps.dim() == 2 else maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
-def to_maps(matrix, shape):
+def to_maps(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     """Inverse of `to_matrix`: (n·H·W, K) as (n, K, H, W), where `shape` is that of the original maps."""
     if len(shape) == 2:
         return matrix
@@ -34,7 +35,8 @@ def to_maps(matrix, shape):
     return matrix.reshape(n, H, W, matrix.shape[1]).permute(0, 3, 1, 2)
 
 
-def capture(model, layers, inputs, *, batch_size=None):
+def capture(model: nn.Module, layers: str | Iterable[str], inputs: Tensor, *,
+            batch_size: int | None = None) -> dict[str, Tensor]:
     """Outputs of the named layers for a batch of inputs: dict layer -> tensor, on the inputs' device.
 
     The forward pass stops after the last of them; no gradient is kept. `batch_size` splits the inputs. A module that
@@ -76,7 +78,7 @@ def capture(model, layers, inputs, *, batch_size=None):
 
 
 @contextmanager
-def replaced(model, replacements):
+def replaced(model: nn.Module, replacements: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[nn.Module]:
     """Within the block, the output of each named layer passes through a function: {layer: function of a tensor}."""
     modules = _find(model, list(replacements))
     handles = [module.register_forward_hook(lambda _module, _args, output, change=change: change(output))
@@ -89,7 +91,7 @@ def replaced(model, replacements):
 
 
 @contextmanager
-def reflection_padding(model):
+def reflection_padding(model: nn.Module) -> Iterator[nn.Module]:
     """Within the block, convolutions pad by reflection instead of zeros.
 
     Batch normalization after zero padding makes image borders stand out as factors of their own (thesis section

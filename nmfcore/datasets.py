@@ -5,8 +5,10 @@ that a page prints to say which data it used.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import skimage.data
@@ -37,7 +39,7 @@ SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 @dataclass(frozen=True)
 class ImageSet:
     images: torch.Tensor  # (n, 3, H, W) RGB in [0, 1]
-    names: tuple  # n strings
+    names: tuple[str, ...]  # n
     source: str
 
 
@@ -47,7 +49,7 @@ class Faces:
     source: str
 
 
-def data_folder():
+def data_folder() -> Path | None:
     """The folder named by NMFCORE_DATA, or None when it is not set. Raises FileNotFoundError when it is not there."""
     name = os.environ.get("NMFCORE_DATA")
     if not name:
@@ -57,7 +59,7 @@ def data_folder():
     return Path(name)
 
 
-def image_set(*names, size=224, count=None):
+def image_set(*names: str, size: int | tuple[int, int] = 224, count: int | None = None) -> ImageSet:
     """The first image set of `names` that is in hand: one of `FOLDERS`, or one of `EMBEDDED`, which always is.
 
     size: the shorter side, or (H, W); see `image_folder`. count: at most so many, the first in name order.
@@ -78,7 +80,7 @@ def image_set(*names, size=224, count=None):
                             f"{' or '.join(FOLDERS[name][0] for name in names)}, or ask for {' or '.join(EMBEDDED)}")
 
 
-def image_folder(path, *, size=224, count=None):
+def image_folder(path: str | Path, *, size: int | tuple[int, int] = 224, count: int | None = None) -> ImageSet:
     """The images of a folder in name order, all or the first `count`; see `read_images`.
 
     Raises FileNotFoundError for a folder without images.
@@ -91,7 +93,7 @@ def image_folder(path, *, size=224, count=None):
                     f"{len(paths)} images of the folder {Path(path).name}")
 
 
-def read_images(files, *, size=224):
+def read_images(files: Sequence[str | Path | BinaryIO], *, size: int | tuple[int, int] = 224) -> torch.Tensor:
     """(n, 3, H, W) RGB in [0, 1] from paths or binary file objects.
 
     EXIF rotation is applied; grey, palette, alpha and CMYK become RGB. size: (H, W), or the length of the shorter
@@ -103,7 +105,7 @@ def read_images(files, *, size=224):
     return _stacked([_opened(file) for file in files], size)
 
 
-def motorcycle_disparity(size):
+def motorcycle_disparity(size: tuple[int, int]) -> torch.Tensor:
     """Where each pixel of the motorcycle's left view lies in the right one: x_right = x_left − disparity.
 
     size: (H, W) of the images as `image_set` returns them. Returns (H, W) in pixels of that size, NaN where the
@@ -115,7 +117,7 @@ def motorcycle_disparity(size):
     return torch.from_numpy(np.array(ImageOps.fit(field, size[::-1], Image.Resampling.NEAREST)))
 
 
-def faces():
+def faces() -> Faces:
     """The 2,429 faces of CBCL Face Database #1 (19 × 19) from the data folder, else scikit-image's 100 (25 × 25)."""
     folder = data_folder()
     paths = sorted((folder / "cbcl/train/face").glob("*.pgm")) if folder else []

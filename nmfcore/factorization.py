@@ -20,12 +20,12 @@ class Factorization:
     V: torch.Tensor  # (K, M) "what"
 
     @property
-    def approximation(self):
+    def approximation(self) -> torch.Tensor:
         """(N, M) U V."""
         return self.U @ self.V
 
 
-def pca(A, rank, *, seed=0):
+def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Best rank-K approximation A V Vᵀ with orthonormal rows of V (eq. 2.19): an SVD without centring.
 
     Signs are arbitrary in PCA; each row of V is given the sign that makes its largest entry positive.
@@ -37,7 +37,7 @@ def pca(A, rank, *, seed=0):
     return Factorization(A @ V.mT, V)
 
 
-def kmeans(A, rank, *, seed=0):
+def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). Lloyd's algorithm, 10 starts."""
     A = _checked(A, rank, 0)
     fit = KMeans(rank, n_init=10, random_state=seed).fit(A.cpu().numpy())
@@ -45,7 +45,8 @@ def kmeans(A, rank, *, seed=0):
     return Factorization(torch.nn.functional.one_hot(labels, rank).to(A), torch.as_tensor(fit.cluster_centers_).to(A))
 
 
-def spherical_kmeans(A, rank, *, seed=0, n_init=10, max_iter=300):
+def spherical_kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10,
+                     max_iter: int = 300) -> Factorization:
     """k-means on directions: centroids maximize Σ cos(A_i, V_k(i)) (eq. 2.25; Dhillon & Modha 2001).
 
     Rows of V have unit norm; U has one non-zero per row, the length of A_i along its centroid. Zero rows have no
@@ -58,26 +59,25 @@ def spherical_kmeans(A, rank, *, seed=0, n_init=10, max_iter=300):
     if len(candidates) < rank:
         raise ValueError(f"rank {rank} exceeds the {len(candidates)} rows of A that are not zero")
     generator = torch.Generator().manual_seed(seed)
-    best, best_score = None, -torch.inf
+    found = []
     for _ in range(n_init):
         V = _spread(X[candidates], rank, generator)
-        labels = None
+        labels = torch.full((len(X),), -1, device=X.device)
         for _ in range(max_iter):
             cosine, new = (X @ V.mT).max(1)
-            if labels is not None and torch.equal(new, labels):
+            if torch.equal(new, labels):
                 break
             labels = new
             total = torch.zeros_like(V).index_add_(0, labels, X)
             length = total.norm(dim=1, keepdim=True)
             V = torch.where(length > 0, total / length, V)  # an empty cluster keeps its centroid
-        if cosine.sum() > best_score:
-            best, best_score = (V, labels), cosine.sum()
-    V, labels = best
+        found.append((float(cosine.sum()), V, labels))
+    _, V, labels = max(found, key=lambda start: start[0])
     U = torch.nn.functional.one_hot(labels, rank).to(A) * (A * V[labels]).sum(1, keepdim=True)
     return Factorization(U, V)
 
 
-def random_ablation(A, rank, *, seed=0):
+def random_ablation(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Keep K randomly chosen columns of A and set the others to zero (eq. 2.28; Morcos et al. 2018)."""
     A = _checked(A, rank, 1)
     generator = torch.Generator().manual_seed(seed)

@@ -1,10 +1,13 @@
 """Heatmaps: factorize the activations of an image set jointly and look at U (thesis chapter 4)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Number
+from typing import overload
 
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .activations import capture, to_maps, to_matrix
@@ -15,15 +18,21 @@ from .nmf import NMF, nmf
 class Heatmaps:
     """K heatmaps for each of n images, and the factorization they come from."""
 
-    maps: torch.Tensor  # (n, K, H, W) in [0, 1] at the layer's resolution, normalized per factor over the set
+    maps: Tensor  # (n, K, H, W) in [0, 1] at the layer's resolution, normalized per factor over the set
     factors: NMF  # U (n·H·W, K), V (K, C)
 
-    def resized(self, size):
+    def resized(self, size: Sequence[int]) -> Tensor:
         """(n, K, *size) by bilinear interpolation, for overlay on images of height and width `size`."""
         return interpolate(self.maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def heatmaps(model, images, rank, *, layer, seed=0, batch_size=16):
+@overload
+def heatmaps(model: nn.Module, images: Tensor, rank: int, *, layer: str, seed: int = ...,
+             batch_size: int = ...) -> Heatmaps: ...
+@overload
+def heatmaps(model: nn.Module, images: Tensor, rank: Sequence[int], *, layer: str, seed: int = ...,
+             batch_size: int = ...) -> list[Heatmaps]: ...
+def heatmaps(model, images, rank, *, layer: str, seed: int = 0, batch_size: int = 16):
     """Factorize one layer's activations over a whole image set; the columns of U are heatmaps (section 4.2).
 
     model: any `nn.Module`, in evaluation mode. layer: the name of a ReLU in it.
@@ -41,19 +50,20 @@ def heatmaps(model, images, rank, *, layer, seed=0, batch_size=16):
     if (maps < 0).any():
         raise ValueError(f"layer {layer!r} has negative outputs (down to {maps.min().item():.3g}); "
                          f"name the ReLU that follows it")
-    ranks = [rank] if isinstance(rank, Number) else list(rank)
+    single = isinstance(rank, Number)
+    ranks = [rank] if single else list(rank)
     results = [Heatmaps(normalized(to_maps(factors.U, maps.shape)), factors)
                for factors in nmf(to_matrix(maps), ranks, seed=seed)]
-    return results[0] if isinstance(rank, Number) else results
+    return results[0] if single else results
 
 
-def normalized(maps):
+def normalized(maps: Tensor) -> Tensor:
     """(n, K, H, W) ≥ 0 divided by each factor's maximum over the set; a factor that is nowhere active stays 0."""
     peak = maps.amax((0, 2, 3), keepdim=True)
     return maps / torch.where(peak > 0, peak, 1)
 
 
-def match(maps, reference):
+def match(maps: Tensor, reference: Tensor) -> Tensor:
     """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
 
     Partners are one-to-one and maximize the summed correlation over the set (Hungarian algorithm); the L − K others
@@ -69,7 +79,7 @@ def match(maps, reference):
     return torch.as_tensor([*partners, *others])
 
 
-def correlation(first, second):
+def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Pearson correlation over a set of every map of `first` (n, K, H, W) with every map of `second` (n, L, H, W).
 
     Returns (K, L); a constant map correlates 0 with everything.

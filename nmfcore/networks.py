@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -43,7 +44,7 @@ class Preprocess:
     source: str
     layer: str | None
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(..., 3, H, W) RGB in [0, 1], any floating type -> same shape, float32. Anything else: ValueError."""
         if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
             found = getattr(images, "dtype", type(images).__name__)
@@ -61,7 +62,8 @@ class Preprocess:
         return (images.float() * self.scale - mean) / std
 
 
-def pretrained(name, *, weights=None, download=True):
+def pretrained(name: str, *, weights: str | Path | None = None,
+               download: bool = True) -> tuple[nn.Module, Preprocess]:
     """A pretrained network in evaluation mode, with frozen parameters, and the preprocessing its weights expect.
 
     Args:
@@ -102,7 +104,7 @@ def pretrained(name, *, weights=None, download=True):
     return _from_torchvision(name, download)
 
 
-def first_available(names, *, download=False):
+def first_available(names: Sequence[str], *, download: bool = False) -> tuple[nn.Module, Preprocess]:
     """The first of `names` whose weights can be had, as `pretrained` returns it; FileNotFoundError if none can."""
     reasons = []
     for name in names:

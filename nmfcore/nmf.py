@@ -6,11 +6,14 @@ extrapolated with Nesterov's sequence, restarted when the error rises (Ang & Gil
 (Lee & Seung 1999), the algorithm behind the thesis's results, remain available as `solver="mu"`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Number, Real
+from typing import overload
 
 import psutil
 import torch
+from torch import Tensor
 
 REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed by NMF.status
 _BLOCK = 16  # components per matrix product inside a HALS sweep
@@ -22,31 +25,38 @@ _MOMENTUM = 0.97  # cap of the extrapolation weight
 class NMF:
     """A ≈ U V for one matrix or a batch; rows of V have unit ℓ2 norm, U carries the scale."""
 
-    U: torch.Tensor  # (…, N, K) ≥ 0, "where"
-    V: torch.Tensor  # (…, K, M) ≥ 0, "what"
-    error: torch.Tensor  # (…) ‖A − U V‖_F / ‖A‖_F
-    iterations: torch.Tensor  # (…) integer
-    status: torch.Tensor  # (…) index into REASONS
+    U: Tensor  # (…, N, K) ≥ 0, "where"
+    V: Tensor  # (…, K, M) ≥ 0, "what"
+    error: Tensor  # (…) ‖A − U V‖_F / ‖A‖_F
+    iterations: Tensor  # (…) integer
+    status: Tensor  # (…) index into REASONS
 
     @property
-    def converged(self):
+    def converged(self) -> Tensor:
         """(…) bool: stopped by its own convergence test, not by `max_iter`."""
         return self.status > 0
 
     @property
-    def reason(self):
+    def reason(self) -> str | list:
         """Why each problem stopped, as a string or a nested list of strings shaped like the batch."""
         def name(status):
             return [name(item) for item in status] if isinstance(status, list) else REASONS[status]
         return name(self.status.tolist())
 
     @property
-    def approximation(self):
+    def approximation(self) -> Tensor:
         """(…, N, M) U V."""
         return self.U @ self.V
 
 
-def nmf(A, rank, *, solver="hals", init="random", mask=None, max_iter=None, tol=1e-4, seed=0):
+@overload
+def nmf(A: Tensor, rank: int, *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ..., mask: Tensor | None = ...,
+        max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> NMF: ...
+@overload
+def nmf(A: Tensor, rank: Sequence[int], *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ...,
+        mask: Tensor | None = ..., max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> list[NMF]: ...
+def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "random", mask: Tensor | None = None,
+        max_iter: int | None = None, tol: float = 1e-4, seed: int = 0):
     """Minimize ‖A − U V‖_F over U, V ≥ 0 (thesis eq. 2.27).
 
     A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, float64 stays float64.
@@ -73,7 +83,8 @@ def nmf(A, rank, *, solver="hals", init="random", mask=None, max_iter=None, tol=
     if not _is_count(max_iter):
         raise ValueError(f"max_iter {max_iter!r} must be an integer ≥ 1")
     A = _validated(A)
-    ranks = [rank] if isinstance(rank, Number) else list(rank)
+    single = isinstance(rank, Number)
+    ranks = [rank] if single else list(rank)
     for K in ranks:
         _check_rank(A, K)
     if mask is not None:
@@ -97,7 +108,7 @@ def nmf(A, rank, *, solver="hals", init="random", mask=None, max_iter=None, tol=
         U = (U * norm).mT * scale
         results.append(NMF(U.reshape(*batch, N, K), V.reshape(*batch, K, M), error.reshape(batch),
                            iterations.reshape(batch), status.reshape(batch)))
-    return results[0] if isinstance(rank, Number) else results
+    return results[0] if single else results
 
 
 def _validated(A):

@@ -1,14 +1,18 @@
 """Figures of the chapters: colour-blind-safe, legible in print. For the chapters only; needs matplotlib."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, which readers with any kind of colour vision can tell apart; one colour per factor.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 
 
-def overlay(images, maps, *, colors=COLORS, strength=0.85):
+def overlay(images: torch.Tensor, maps: torch.Tensor, *, colors: Sequence[str] = COLORS,
+            strength: float = 0.85) -> torch.Tensor:
     """Images (n, 3, H, W) in [0, 1] under heatmaps (n, K, H, W) in [0, 1], one colour per factor: (n, 3, H, W).
 
     The photograph is shown in grey, so that the colours belong to the factors alone. Where factors meet, the colour
@@ -24,7 +28,7 @@ def overlay(images, maps, *, colors=COLORS, strength=0.85):
     return (0.12 + 0.88 * grey) * (1 - opacity) + color * (0.7 + 0.3 * grey) * opacity
 
 
-def grid(rows, *, titles=(), labels=()):
+def grid(rows: Sequence[torch.Tensor], *, titles: Sequence[str] = (), labels: Sequence[str] = ()) -> Figure:
     """Rows of pictures, each row a tensor (n, 3, H, W) or (n, H, W), with row labels and column titles: a figure."""
     n = max(len(row) for row in rows)
     width = max(1.9, 7.2 / n)  # inches

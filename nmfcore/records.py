@@ -37,7 +37,7 @@ class Record:
     provenance: dict = field(default_factory=dict)  # package versions, device, hashes, duration
 
 
-def rounded(value, digits=3):
+def rounded(value, digits: int = 3):
     """Round to significant digits, through tensors, arrays and nested lists; integers and text stay as they are."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -48,7 +48,7 @@ def rounded(value, digits=3):
     return float(f"{float(value):.{digits}g}")
 
 
-def glue(name, value, *, digits=3):
+def glue(name: str, value, *, digits: int = 3):
     """Make `value` available to the page's prose and to the record under `name`.
 
     Numbers are rounded to `digits` significant digits, so that a rerun on the same machine agrees to the letter.
@@ -61,7 +61,7 @@ def glue(name, value, *, digits=3):
     return value
 
 
-def row(name, *, value, data, verdict, note=""):
+def row(name: str, *, value: str, data: str, verdict: str, note: str = "") -> None:
     """Report one row of the thesis (`data/thesis/rows.csv`): our value in words, the data, the verdict, and why.
 
     Raises ValueError for a row the thesis does not have or a verdict outside `VERDICTS`.
@@ -75,7 +75,7 @@ def row(name, *, value, data, verdict, note=""):
     glue(f"row:{name}", json.dumps(report, ensure_ascii=False))
 
 
-def used(*, device="cpu", **sources):
+def used(*, device: str = "cpu", **sources) -> None:
     """State on the page, and keep for the record, which data and weights it used: role=object with a `.source`."""
     from IPython.display import Markdown, display
 
@@ -86,13 +86,13 @@ def used(*, device="cpu", **sources):
     display(Markdown("\n".join(["This page was computed from", "", *lines])))
 
 
-def thesis(table, **match):
+def thesis(table: str, **match: str) -> list[dict[str, str]]:
     """Rows of `data/thesis/<table>.csv` as dicts, filtered by column values: thesis("numbers", row="F3.9")."""
     with open(DATA / "thesis" / f"{table}.csv", encoding="utf-8", newline="") as file:
         return [entry for entry in csv.DictReader(file) if all(entry[k] == v for k, v in match.items())]
 
 
-def collect(notebook, chapter):
+def collect(notebook, chapter: str) -> Record:
     """Gather what an executed notebook (an nbformat node) glued into a `Record`; errors name the damaged entry."""
     values, rows, sources, origin = {}, {}, {}, {}
     for cell in notebook.cells:
@@ -114,7 +114,7 @@ def collect(notebook, chapter):
     return Record(chapter, dict(run.get("parameters", {})), values, rows, sources, origin)
 
 
-def save(record, folder=DATA / "records"):
+def save(record: Record, folder: str | Path = DATA / "records") -> Path:
     """Write `<folder>/<chapter>.json` in one step, so that an interrupted run leaves the old record whole."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def save(record, folder=DATA / "records"):
     return path
 
 
-def load(chapter, folder=DATA / "records"):
+def load(chapter: str, folder: str | Path = DATA / "records") -> Record | None:
     """The recorded run of a chapter, or None when there is none. Raises ValueError for a damaged file."""
     path = Path(folder) / f"{chapter}.json"
     if not path.exists():
@@ -137,7 +137,7 @@ def load(chapter, folder=DATA / "records"):
                          f"write it again with `make record CHAPTER={chapter}`") from error
 
 
-def provenance(device="cpu"):
+def provenance(device: str = "cpu") -> dict:
     """Package versions, device, and a hash of this package's source: what a number depends on besides its data."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -149,7 +149,7 @@ def provenance(device="cpu"):
     return {"versions": versions, "device": name, "threads": torch.get_num_threads(), "source": source_hash()}
 
 
-def source_hash():
+def source_hash() -> str:
     """SHA-256 over the package's Python files, in name order."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):

@@ -1,11 +1,13 @@
 """Interactive views that need neither a kernel nor a network: pre-rendered frames under a slider, in plain HTML."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML
+from matplotlib.figure import Figure
 from PIL import Image
 
 _SHOW = ("const box = this.closest('.nmf-frames');"
@@ -14,7 +16,8 @@ _SHOW = ("const box = this.closest('.nmf-frames');"
          "this.setAttribute('aria-valuetext', box.querySelector('output').value);")
 
 
-def frames(figures, *, labels, alts, caption, start=0):
+def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[str], caption: str,
+           start: int = 0) -> HTML:
     """A slider over matplotlib figures, which are closed: an `IPython.display.HTML`.
 
     labels: what the slider says at each position, such as "K = 3". alts: a text for readers who cannot see the
