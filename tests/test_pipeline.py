@@ -17,9 +17,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TOOL = REPOSITORY / "tools" / "book.py"
 sys.path[:0] = [str(TOOL.parent), str(Path(__file__).parent)]
 
+import reproduction  # noqa: E402
 from test_site import dead_links, foreign, mute, parsed  # noqa: E402
 
 import book  # noqa: E402
+from nmfcore import records  # noqa: E402
 
 GIVEN = {"profile": "quick", "seed": 0, "device": "cpu"}
 HEAD = """---
@@ -281,6 +283,20 @@ def test_site(pages):
     assert done.select_one("a[href='sound.html#row-f2-13']").get_text() == "F2.13"
     assert "49 *parts* | <b>" in done.get_text() and "Parts of *faces* | $1" in done.get_text()
     assert "✓ reproduced" in done.get_text() and "not yet" in waiting.get_text()
+
+
+def test_the_verdict_is_that_of_the_recorded_run(pages):
+    root, notebooks = pages
+    row = {"value": "50", "data": "more faces", "verdict": "differs", "note": "More of them."}
+    record = records.Record("sound", {"profile": "paper"}, rows={"F2.13": row}, provenance={"device": "abacus"})
+    path = records.save(record, root / "data" / "records")
+    try:
+        text = reproduction.page(root, notebooks)
+    finally:
+        path.unlink()
+    card = next(part for part in text.split(":::") if "F2.13" in part)
+    assert "≠ differs" in card and r"recorded run \(paper\, abacus\)" in card
+    assert card.index("more faces") < card.index(r"this build \(quick") and r"reproduced\." in card
 
 
 def test_dead_references_stop_the_site_and_keep_the_old_one(pages):

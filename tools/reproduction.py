@@ -13,8 +13,9 @@ HEAD = """\
 
 Each entry is a figure, a table, a proposition or a proposal of the thesis. Its name links to the cell that computes
 it; entries without a link wait for their chapter. The thesis's own number stands beside the one that this build of
-the book has just computed, and beside that of a recorded run where the experiment is too large for every build.
-The numbers of this page are not typed: they are collected from the executed notebooks.
+the book has just computed, and beside that of a recorded run, which had more data or time than every build can be
+given; where there is one, the verdict is about it. The numbers of this page are not typed: they are collected from
+the executed notebooks and the records.
 
 """
 MEANINGS = {
@@ -45,7 +46,7 @@ def page(root, notebooks):
     recorded = reported([records.load(path.stem, path.parent) for path in stored], rows)
     verdict = {}
     for name in (entry["row"] for entry in rows):
-        _, report = built.get(name) or recorded.get(name) or (None, {"verdict": "not yet"})
+        _, report = recorded.get(name) or built.get(name) or (None, {"verdict": "not yet"})
         verdict[name] = report["verdict"]
 
     lines = [HEAD]
@@ -83,16 +84,16 @@ def card(entry, verdict, built, recorded):
     """One entry: the verdict, the linked name and what it shows; then the numbers side by side."""
     name = entry["row"]
     linked = f"{{ref}}`{name} <{target(name)}>`" if built else f"**{name}**"
-    _, report = built or recorded or (None, {})
     facts = [(f"thesis, {entry['source']}", entry["thesis"] or "no number")]
-    if built:
-        facts.append((f"this build ({built[0].parameters['profile']})", built[1]["value"]))
-    if recorded:
-        record = recorded[0]
-        device = record.provenance.get("device", "device unknown")
-        facts.append((f"recorded run ({record.parameters['profile']}, {device})", recorded[1]["value"]))
-    facts += [("data", report.get("data")), ("note", report.get("note"))]
-    waiting = not report
+    for kind, found in (("recorded run", recorded), ("this build", built)):
+        if found:
+            record, report = found
+            device = record.provenance.get("device", "device unknown")
+            facts.append((f"{kind} ({record.parameters['profile']}, {device})", report["value"]))
+            facts.append((f"data of the {kind.split()[-1]}", report["data"]))
+            own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
+            facts.append((f"note on the {kind.split()[-1]}", own + report["note"]))
+    waiting = not (recorded or built)
     return [
         f":::{{div}} nmf-row{' nmf-waiting' if waiting else ''}",
         f"{badge(verdict)} {linked} {escaped(entry['title'])}",
