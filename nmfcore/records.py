@@ -145,7 +145,7 @@ def provenance(device: str = "cpu") -> dict:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    name = torch.cuda.get_device_name(device) if str(device).startswith("cuda") else platform.machine()
+    name = torch.cuda.get_device_name(device) if str(device).startswith("cuda") else f"CPU, {platform.machine()}"
     return {"versions": versions, "device": name, "threads": torch.get_num_threads(), "source": source_hash()}
 
 
