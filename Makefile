@@ -40,10 +40,10 @@ lint: $(STAMP)  ## check style and types of the Python files
 	@$(BIN)/mypy
 
 chapter: $(STAMP)  ## run one chapter: CHAPTER=heatmaps
-	@$(RUN) execute $(GIVEN) -- $(CHAPTER)
+	@$(RUN) execute $(GIVEN) $(CHAPTER)
 
 record: $(STAMP)  ## run one chapter and keep what it measured in data/records/: CHAPTER=heatmaps PROFILE=paper
-	@$(RUN) record $(GIVEN) -- $(CHAPTER)
+	@$(RUN) record $(GIVEN) $(CHAPTER)
 
 serve: $(STAMP)  ## show the built site at http://127.0.0.1:8000
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

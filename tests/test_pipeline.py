@@ -82,6 +82,7 @@ def run(root, *arguments):
     (["book", "--seed", "x"], ["x", "seed"]),
     (["book", "--temperature", "3"], ["--temperature"]),
     (["execute", "second"], ["second", "first"]),
+    (["execute", "--profile", "quick", "--seed", "0", "second"], ["second", "first"]),  # the order make uses
     (["record"], ["CHAPTER"]),
 ])
 def test_wrong_arguments_are_named_with_the_right_ones(tmp_path, capsys, arguments, names):

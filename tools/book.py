@@ -397,7 +397,7 @@ def parse(arguments):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", type=device, default="cpu")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="of the repository")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.chapters and options.command in ("book", "test"):
         raise Trouble(f"{options.command} takes the whole book, not {' '.join(options.chapters)}", 2)
     if options.command == "record" and len(options.chapters) != 1:
