@@ -81,7 +81,9 @@ def used(*, device: str = "cpu", **sources) -> None:
 
     names = {role.replace("_", " "): str(thing.source) for role, thing in sources.items()}
     glue("used", json.dumps(names, ensure_ascii=False))
-    glue("provenance", json.dumps(provenance(device)))
+    checksums = {role: hashlib.sha256(thing.images.contiguous().numpy().tobytes()).hexdigest()
+                 for role, thing in sources.items() if hasattr(thing, "images")}
+    glue("provenance", json.dumps(provenance(device) | {"data": checksums}))
     lines = [f"- **{role}**: {name}" for role, name in names.items()]
     display(Markdown("\n".join(["This page was computed from", "", *lines])))
 

@@ -1,5 +1,6 @@
 """Numbers with provenance: what is glued comes back, and nothing half-written or misnamed is accepted."""
 
+import hashlib
 import json
 import os
 
@@ -64,8 +65,10 @@ def test_unknown_rows_and_verdicts_are_refused():
 def test_what_a_chapter_reports_is_collected():
     source = """
 import numpy as np
+import torch
 from nmfcore import records
 class Photographs:
+    images = torch.zeros(2, 1)
     source = "two views of it's a \\"motorcycle\\""
 records.used(photographs=Photographs)
 records.glue("error", 0.123456)
@@ -81,6 +84,7 @@ records.row("F2.13", value="49 'parts', ≈ V", data="faces", verdict="differs",
                                      "note": 'a "note"'}}
     assert record.used == {"photographs": 'two views of it\'s a "motorcycle"'}
     assert record.parameters["profile"] == "quick" and record.provenance["seconds"] == 2.0
+    assert record.provenance["data"] == {"photographs": hashlib.sha256(bytes(8)).hexdigest()}
     assert record.provenance["versions"]["torch"] and len(record.provenance["source"]) == 64
     page = "".join(output.data.get("text/markdown", "") for output in notebook.cells[0].outputs if "data" in output)
     assert 'two views of it\'s a "motorcycle"' in page
