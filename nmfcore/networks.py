@@ -25,6 +25,8 @@ import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .datasets import data_folder
+
 MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
@@ -120,9 +122,10 @@ def first_available(names: Sequence[str], *, download: bool = False) -> tuple[nn
 
 def _local_file(name, known):
     """`$NMFCORE_DATA/weights/<name>*.safetensors`: the shortest, leaving out those of a longer name (vgg19_bn)."""
-    if "NMFCORE_DATA" not in os.environ:
+    folder = data_folder()
+    if folder is None:
         return None
-    files = (Path(os.environ["NMFCORE_DATA"]) / "weights").glob(f"{name}*.safetensors")
+    files = (folder / "weights").glob(f"{name}*.safetensors")
     mine = [f for f in files if name == max((k for k in known if f.stem.startswith(k)), key=len)]
     return min(mine, key=lambda f: (len(f.name), f.name), default=None)
 
