@@ -52,8 +52,9 @@ def heatmaps(model, images, rank, *, layer: str, seed: int = 0, batch_size: int 
                          f"name the ReLU that follows it")
     single = isinstance(rank, Number)
     ranks = [rank] if single else list(rank)
+    # Each rank from its own start: a hierarchy over ranks should come from the data.
     results = [Heatmaps(normalized(to_maps(factors.U, maps.shape)), factors)
-               for factors in nmf(to_matrix(maps), ranks, seed=seed)]
+               for factors in nmf(to_matrix(maps), ranks, warm=False, seed=seed)]
     return results[0] if single else results
 
 

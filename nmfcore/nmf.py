@@ -4,21 +4,41 @@ HALS (hierarchical alternating least squares, Cichocki & Phan 2009) minimizes �
 or one row of V at a time. Several sweeps share one Gram product (Gillis & Glineur 2012), and both factors are
 extrapolated with Nesterov's sequence, restarted when the error rises (Ang & Gillis 2019). Multiplicative updates
 (Lee & Seung 1999), the algorithm behind the thesis's results, remain available as `solver="mu"`.
+
+On the CPU the HALS iteration is compiled (nmfcore._cpu), on a GPU its sweeps are one kernel each (nmfcore._triton) and
+an iteration is replayed as a CUDA graph; elsewhere it runs as plain PyTorch.
 """
 
+import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Number, Real
 from typing import overload
 
 import psutil
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+try:
+    from . import _cpu
+except (ImportError, RuntimeError):  # numba has no build for this Python or processor, or no place for its cache
+    _cpu = None  # type: ignore[assignment]
+try:
+    from . import _triton
+except ImportError:
+    _triton = None  # type: ignore[assignment]
 
 REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed by NMF.status
 _BLOCK = 16  # components per matrix product inside a HALS sweep
 _WINDOW = 10  # iterations between which progress is measured
 _MOMENTUM = 0.97  # cap of the extrapolation weight
+_SAMPLE = 2048  # rows, at least, on which a tall problem is solved first
+_FIRST = (20, 1e-3)  # at most this many iterations there, and their tolerance
+_REVIVALS = 3  # how often dead components may get a new start
+_CLOSE = {torch.float32: 1e-3, torch.float64: 1e-10}  # squared error below which Gram products cancel
 
 
 @dataclass(frozen=True)
@@ -28,8 +48,9 @@ class NMF:
     U: Tensor  # (…, N, K) ≥ 0, "where"
     V: Tensor  # (…, K, M) ≥ 0, "what"
     error: Tensor  # (…) ‖A − U V‖_F / ‖A‖_F
-    iterations: Tensor  # (…) integer
+    iterations: Tensor  # (…) integer, over all rows of A
     status: Tensor  # (…) index into REASONS
+    start: str = "random"  # or "given", or "rank K" for a start from the result of a lower rank
 
     @property
     def converged(self) -> Tensor:
@@ -48,14 +69,37 @@ class NMF:
         """(…, N, M) U V."""
         return self.U @ self.V
 
+    def kkt(self, A: Tensor) -> Tensor:
+        """(…) How far from stationary, 0 at a point that satisfies the Karush-Kuhn-Tucker conditions.
+
+        It is the norm, relative to ‖A‖_F, of the changes that an exact step in every single component, taken alone,
+        would make to the approximation: ‖(U − [U − ∇_U / ‖V_k‖²]₊) ‖V_k‖‖ and the same for V.
+        """
+        A = A.to(self.U.dtype)
+        peak = A.amax((-2, -1), keepdim=True)
+        peak = torch.where(peak > 0, peak, 1)
+        A, U = A / peak, self.U / peak
+        size = torch.linalg.vector_norm(A, dim=(-2, -1))
+        moved = torch.zeros_like(size)
+        for X, Y, target in ((U.mT, self.V, A.mT), (self.V, U.mT, A)):
+            gram = Y @ Y.mT
+            diagonal = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # (…, K, 1)
+            descent = Y @ target - gram @ X
+            step = torch.maximum(descent / torch.where(diagonal > 0, diagonal, 1), -X) * (diagonal > 0)
+            moved = moved + (step.square() * diagonal).sum((-2, -1))
+        return moved.sqrt() / torch.where(size > 0, size, 1)
+
 
 @overload
 def nmf(A: Tensor, rank: int, *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ..., mask: Tensor | None = ...,
-        max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> NMF: ...
+        warm: bool = ..., chunk: int | None = ..., group: dist.ProcessGroup | None = ..., max_iter: int | None = ...,
+        tol: float = ..., seed: int = ...) -> NMF: ...
 @overload
 def nmf(A: Tensor, rank: Sequence[int], *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ...,
-        mask: Tensor | None = ..., max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> list[NMF]: ...
+        mask: Tensor | None = ..., warm: bool = ..., chunk: int | None = ..., group: dist.ProcessGroup | None = ...,
+        max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> list[NMF]: ...
 def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "random", mask: Tensor | None = None,
+        warm: bool = True, chunk: int | None = None, group: dist.ProcessGroup | None = None,
         max_iter: int | None = None, tol: float = 1e-4, seed: int = 0):
     """Minimize ‖A − U V‖_F over U, V ≥ 0 (thesis eq. 2.27).
 
@@ -64,67 +108,401 @@ def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "r
     solver: "hals", or "mu" for plain multiplicative updates.
     init: "random", or a pair U (…, N, K), V (…, K, M) to start from.
     mask: (…, N) bool, False for padding rows of ragged batches; they are left out and get U = 0.
+    warm: each rank of a sequence but the lowest starts from the result of the rank below and rows of what that leaves
+        unexplained; False starts every rank as if it were alone. Given factors and "mu" never start warm.
+    chunk: work on a single matrix `chunk` rows at a time. A stays where it is, for example in a memory-mapped file
+        (torch.from_file), in any floating type; held in memory are U, V, one chunk, and once a sample of the rows.
+    group: the rows of A are spread over the processes of this torch.distributed group, each of which makes the same
+        call with its own rows and gets its own rows of U, and the same V and error.
     max_iter: default 1000 for "hals", 200 for "mu".
     tol: "hals" stops when the error falls by less than `tol` of itself per iteration, averaged over ten; "mu" when it
         falls by less than `tol` of the initial error in ten iterations (the usual rule, and a lax one).
         Either stops at an exact fit, a relative error below 1e-6 (1e-12 in float64).
 
-    The start depends on `seed` alone: each problem of a batch, and each rank of a sequence, starts as it would alone
-    (padding counts: a masked problem starts like any other of its padded size).
+    The start depends on `seed` alone: each problem of a batch starts as it would alone. Where rows outnumber what V
+    needs, a sample of them is solved first. Components that have died get a new start before a problem stops.
     Zero rows and columns of A stay zero in U and V. Raises ValueError for input that has no such factorization
-    (negative, NaN, infinite, empty, integer), for a rank below 1 and for one that memory cannot hold.
+    (negative, NaN, infinite, empty, integer), for a rank below 1 and for one that memory cannot hold; if it does so in
+    one process of a group, then in all.
     """
-    if solver not in ("hals", "mu"):
-        raise ValueError(f"solver {solver!r} is not one of 'hals', 'mu'")
-    if not isinstance(tol, Real) or not tol >= 0:
-        raise ValueError(f"tol {tol!r} must be a number ≥ 0")
-    if max_iter is None:
-        max_iter = 1000 if solver == "hals" else 200
-    if not _is_count(max_iter):
-        raise ValueError(f"max_iter {max_iter!r} must be an integer ≥ 1")
-    A = _validated(A)
     single = isinstance(rank, Number)
     ranks = [rank] if single else list(rank)
-    for K in ranks:
-        _check_rank(A, K)
-    if mask is not None:
-        if not isinstance(mask, torch.Tensor) or mask.shape != A.shape[:-1] or mask.dtype != torch.bool:
-            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, got {got}")
-        A = A * mask.unsqueeze(-1)
+    try:
+        run = _Run(A, ranks, solver, init, mask, warm, chunk, max_iter, tol, seed)
+    except Exception as error:
+        if group is not None:
+            _exchange(group, {"failure": f"{type(error).__name__}: {error}"})
+        raise
+    if group is not None:
+        run.join(group)
+    with run.pool or nullcontext():
+        results = run.results(sorted(set(ranks)))
+    return results[rank] if single else [results[K] for K in ranks]
 
-    batch, (N, M) = A.shape[:-2], A.shape[-2:]
-    A = A.reshape(-1, N, M)
-    # A power of two keeps the products of tiny or huge inputs finite and costs no rounding.
-    peak = A.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(A.dtype).tiny)
-    scale = torch.exp2((torch.frexp(peak).exponent - 1).to(A.dtype))  # the largest entry becomes 1 ≤ … < 2
-    A = A / scale
-    results = []
-    for K in ranks:
-        U, V = _start(A, int(K), init, seed, batch)
-        U, V, error, iterations, status = _solve(A, U, V, solver, max_iter, tol)
+
+class _Run:
+    """One call of `nmf`, checked: the matrices, how they are spread, and how they are solved."""
+
+    def __init__(self, A, ranks, solver, init, mask, warm, chunk, max_iter, tol, seed):
+        if solver not in ("hals", "mu"):
+            raise ValueError(f"solver {solver!r} is not one of 'hals', 'mu'")
+        if not isinstance(tol, Real) or not tol >= 0:
+            raise ValueError(f"tol {tol!r} must be a number ≥ 0")
+        if max_iter is None:
+            max_iter = 1000 if solver == "hals" else 200
+        if not _is_count(max_iter):
+            raise ValueError(f"max_iter {max_iter!r} must be an integer ≥ 1")
+        if not isinstance(A, Tensor) or not A.is_floating_point():
+            kind = A.dtype if isinstance(A, Tensor) else type(A).__name__
+            raise ValueError(f"A must be a floating-point tensor, got {kind}; convert it with "
+                             f"torch.as_tensor(A).float()")
+        if A.dim() < 2 or A.numel() == 0:
+            raise ValueError(f"A must have shape (…, N, M) with at least one entry, got {tuple(A.shape)}")
+        self.batch, (self.N, self.M) = A.shape[:-2], A.shape[-2:]
+        self.ranks, self.solver, self.max_iter, self.tol, self.seed = ranks, solver, max_iter, tol, seed
+        self.chunk = chunk
+        self.group, self.offset, self.total = None, 0, self.N  # this process's rows among those of the group
+        self.dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
+        self.compiled = _cpu is not None and solver == "hals" and A.device.type == "cpu"
+        if chunk is not None and not (_is_count(chunk) and self.compiled and A.dim() == 2 and mask is None):
+            raise ValueError(f"chunk {chunk!r} must be None, or an integer ≥ 1 with one matrix (N, M) on the CPU, "
+                             f"solver 'hals', no mask, and numba installed")
+        for K in ranks:
+            _check_rank(A, K)
+        A = A.detach() if chunk else A.detach().to(self.dtype)
+        if mask is not None:
+            if not isinstance(mask, Tensor) or mask.shape != A.shape[:-1] or mask.dtype != torch.bool:
+                got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, got {got}")
+            A = torch.where(mask.unsqueeze(-1), A, 0)
+        self.A = A.reshape(-1, self.N, self.M)
+        self.peak, self.indptr = None, [None] * len(self.A)
+        if self.compiled and chunk is None:
+            self.A = self.A.contiguous()
+            self.peak, self.indptr = _cpu.survey_all(self.A)
+        if self.peak is None:
+            self.peak = _peaks(A, chunk or self.N)  # (B,)
+        if not isinstance(init, (tuple, list)):
+            if init != "random":
+                raise ValueError(f"init {init!r} is not 'random' or a pair (U, V)")
+            self.given = None
+        else:
+            self.given = self._checked_pair(init, ranks)
+        self.warm = bool(warm) and solver == "hals" and self.given is None
+        self.fused = A.is_cuda and self.dtype == torch.float32 and _triton is not None and _triton.works(A.device)
+        threads = torch.get_num_threads() if self.compiled else 1
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def _checked_pair(self, init, ranks):
+        """U (B, K, N), transposed, and V (B, K, M)."""
+        if len(init) != 2 or not all(isinstance(X, Tensor) for X in init):
+            raise ValueError("init must be 'random' or a pair (U, V) of tensors")
+        U, V = init
+        for K in ranks:
+            if U.shape != (*self.batch, self.N, K) or V.shape != (*self.batch, K, self.M):
+                raise ValueError(f"init must have shapes {(*self.batch, self.N, K)} and {(*self.batch, K, self.M)}, "
+                                 f"got {tuple(U.shape)} and {tuple(V.shape)}")
+        if not all(torch.isfinite(X).all() and (X >= 0).all() for X in init):
+            raise ValueError("init must be finite and ≥ 0")
+        U, V = (X.detach().to(self.A.device, self.dtype).reshape(-1, *X.shape[-2:]) for X in init)
+        self.start_peak = U.amax((-2, -1))  # (B,)
+        return U.mT, V
+
+    def results(self, ranks):
+        """{K: NMF}, from the lowest rank to the highest."""
+        power = torch.frexp(self.peak.double()).exponent - 1
+        # Far from 1, a power of two keeps products finite; it costs no rounding.
+        self.scale = torch.exp2(torch.where((self.peak > 0) & (power.abs() > 20), power, 0).to(self.dtype))
+        if not self.compiled:
+            A = self.A if (self.scale == 1).all() else self.A / self.scale[:, None, None]
+            solved = self._chain(A, ranks)
+        else:
+            tasks = [(b, K) for b in range(len(self.A)) for K in ([ranks] if self.warm else [[K] for K in ranks])]
+            spread = self.pool and len(tasks) > 1 and not self.group and self.indptr[0] is not None
+            parts = list((self.pool.map if spread else map)(
+                lambda task: self._compiled_chain(*task, None if spread else self.pool), tasks))
+            solved = {K: [torch.stack([part[K][i] for part in parts if K in part]) for i in range(5)] for K in ranks}
+        cold = "given" if self.given else "random"
+        starts = [cold, *(f"rank {K}" if self.warm else cold for K in ranks)]
+        return {K: self._result(*solved[K], start) for K, start in zip(ranks, starts, strict=False)}
+
+    def _result(self, U, V, error, iterations, status, start):
         norm = V.norm(dim=-1, keepdim=True)  # (B, K, 1)
         V = V / torch.where(norm > 0, norm, 1)
-        U = (U * norm).mT * scale
-        results.append(NMF(U.reshape(*batch, N, K), V.reshape(*batch, K, M), error.reshape(batch),
-                           iterations.reshape(batch), status.reshape(batch)))
-    return results[0] if single else results
+        U = U * norm.mT * self.scale[:, None, None]
+        shape = self.batch
+        return NMF(U.reshape(*shape, *U.shape[1:]), V.reshape(*shape, *V.shape[1:]), error.reshape(shape),
+                   iterations.reshape(shape), status.reshape(shape), start)
 
+    # --- processes of a group -------------------------------------------------------------------------------
 
-def _validated(A):
-    if not isinstance(A, torch.Tensor) or not A.is_floating_point():
-        kind = A.dtype if isinstance(A, torch.Tensor) else type(A).__name__
-        raise ValueError(f"A must be a floating-point tensor, got {kind}; convert it with torch.as_tensor(A).float()")
-    if A.dim() < 2 or A.numel() == 0:
-        raise ValueError(f"A must have shape (…, N, M) with at least one entry, got {tuple(A.shape)}")
-    A = A.detach()
-    A = A if A.dtype == torch.float64 else A.float()
-    bad = ~torch.isfinite(A) | (A < 0)
-    if bad.any():
-        index = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(f"A{list(index)} = {A[index].item()} but every entry must be finite and ≥ 0; "
-                         f"factorize the activations after a ReLU, or clamp them")
-    return A
+    def join(self, group):
+        """Learn what the other processes of the group hold."""
+        call = {"batch": self.batch, "columns": self.M, "type": self.dtype, "ranks": self.ranks, "solver": self.solver,
+                "init": "given" if self.given else "random", "warm": self.warm, "max_iter": self.max_iter,
+                "tol": self.tol, "seed": self.seed, "compiled": self.compiled}
+        them = _exchange(group, {"call": call, "N": self.N, "peak": self.peak.cpu(),
+                                 "start": self.given and self.start_peak.cpu()})
+        if any(its["call"] != call for its in them):
+            differing = {name: [its["call"][name] for its in them] for name in call
+                         if any(its["call"][name] != call[name] for its in them)}
+            raise ValueError(f"the processes of a group must make the same call, but by process they have {differing}")
+        counts = [its["N"] for its in them]
+        self.group, self.offset, self.total = group, sum(counts[:dist.get_rank(group)]), sum(counts)
+        self.peak = torch.stack([its["peak"] for its in them]).amax(0).to(self.A.device)
+        if self.given:
+            self.start_peak = torch.stack([its["start"] for its in them]).amax(0).to(self.A.device)
+
+    def sum_all(self, *arrays):
+        """Add arrays or tensors over the processes of the group, in place."""
+        if self.group is None:
+            return
+        tensors = [torch.as_tensor(array) for array in arrays]
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        try:
+            dist.all_reduce(flat, group=self.group)
+        except RuntimeError as error:
+            raise RuntimeError("a process of the group failed or left in the middle of a factorization; "
+                               "its own message says why") from error
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    # --- where to start from --------------------------------------------------------------------------------
+
+    def _start(self, K):
+        """U (B, K, N), transposed, and V (B, K, M)."""
+        if self.given:
+            U, V = self.given
+            largest = (torch.where(top > 0, top, 1)[:, None, None] for top in (self.start_peak, V.amax((-2, -1))))
+            return U / next(largest), V / next(largest)
+        B, device = len(self.A), self.A.device
+        U, V = self._draw(K, self.N, self.offset, 0), self._draw(K, self.M, 0, 1)
+        return U.to(device).expand(B, K, self.N), V.to(device).expand(B, K, self.M)
+
+    def _draw(self, K, count, offset, stream):
+        """Uniform numbers (K, count) that depend on the seed and on the position in K × (offset + count) alone."""
+        blocks = []
+        for block in range(offset // 4096, (offset + count - 1) // 4096 + 1):
+            generator = torch.Generator().manual_seed((2 * self.seed + stream + block * 2 ** 40) % 2 ** 63)
+            numbers = torch.rand(K, 4096, generator=generator, dtype=self.dtype)
+            blocks.append(numbers[:, max(offset - block * 4096, 0):offset + count - block * 4096])
+        return torch.cat(blocks, 1)
+
+    def _sample(self, K):
+        """Indices of the rows to solve first, spread evenly over all processes; None where that does not pay."""
+        size = max(_SAMPLE, 4 * K)
+        if self.total < 4 * size:
+            return None
+        golden = (torch.arange(self.offset, self.offset + self.N, dtype=torch.float64) * 0.6180339887498949) % 1
+        index = (golden < size / self.total).nonzero().flatten()
+        return index if len(index) else torch.zeros(1, dtype=torch.long)
+
+    def _extended(self, slices, U, V, K):
+        """U (N, K) and V (K, M) from a result of lower rank: new rows of V from what it leaves unexplained, U = 0."""
+        more = self._unexplained(slices, U, V, K - len(V))
+        length = V.norm(dim=1)
+        V = V / torch.where(length > 0, length, 1)[:, None]
+        return torch.cat([U * length, U.new_zeros(len(U), K - len(V))], 1), torch.cat([V, more])
+
+    def _unexplained(self, slices, U, V, count):
+        """(count, M) unit-norm rows of max(A − U V, 0), drawn in proportion to their squared length."""
+        keys, rows, first = V.new_zeros(0), V.new_zeros(0, V.shape[1]), 0
+        chance = self._draw(1, self.N, self.offset, 2)[0].log().neg().to(V)  # exponential: the smallest wins
+        for A in slices:
+            left = torch.addmm(A, U[first:first + len(A)], V, alpha=-1).relu_()
+            key = left.square().sum(1) / chance[first:first + len(A)]
+            best = key.topk(min(count, len(key))).indices
+            keys, rows = torch.cat([keys, key[best]]), torch.cat([rows, left[best]])
+            first += len(A)
+        if self.group is not None:
+            keys, rows = (torch.cat(self._gather(X)) for X in (keys, rows))
+        rows = rows[keys.topk(min(count, len(keys))).indices]
+        rows = torch.cat([rows, rows.new_zeros(count - len(rows), rows.shape[1])])
+        return torch.nn.functional.normalize(rows, dim=1)
+
+    def _gather(self, X):
+        parts = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(parts, X, group=self.group)
+        return [part.to(X.device) for part in parts]
+
+    # --- compiled, one problem at a time --------------------------------------------------------------------
+
+    def _compiled_chain(self, b, ranks, pool):
+        """{K: U, V, error, iterations, status} of matrix b, each rank after the first starting from the one before."""
+        A, scale, solved, previous = self.A[b], float(self.scale[b]), {}, None
+
+        def problem(A, indptr, U, V, guess=None):
+            return _cpu.Problem(A, indptr, U, V, guess, scale, self.chunk, _inner(len(V))[1], self.sum_all, pool)
+        for K in ranks:
+            guess = None
+            if previous:
+                U, V = self._extended(previous.slices(), *previous.factors(), K)
+            else:
+                U, V = (X[b] for X in self._start(K))
+                U = U.mT
+                index = self._sample(K)
+                if index is not None:
+                    part = A[index]
+                    pointers = None if self.indptr[b] is None else _cpu.survey_all(part[None].to(self.dtype))[1][0]
+                    sample = problem(part, pointers, U[index], V)
+                    self._iterate(sample, *_FIRST)
+                    guess = sample.factors()[1]
+            previous = problem(A, self.indptr[b], U, V, guess)
+            iterations, status = self._iterate(previous, self.max_iter, self.tol, _REVIVALS)
+            solved[K] = (*previous.factors(), torch.tensor(previous.error, dtype=torch.float64),
+                         torch.tensor(iterations), torch.tensor(status))
+        return solved
+
+    def _iterate(self, problem, max_iter, tol, revivals=0):
+        """Iterations and status."""
+        window = problem.error
+        for iteration in range(1, max_iter + 1):
+            problem.step(*_inner(problem.K), _MOMENTUM)
+            if problem.error <= _exact(self.dtype):
+                return iteration, 2
+            if iteration % _WINDOW == 0:
+                if window - problem.error <= tol * _WINDOW * problem.error:
+                    dead = problem.dead() if revivals else ()
+                    if len(dead) == 0:
+                        return iteration, 1
+                    problem.revive(dead, self._unexplained(problem.slices(), *problem.factors(), len(dead)))
+                    revivals -= 1
+                window = problem.error
+        return max_iter, 0
+
+    # --- plain PyTorch, all problems at once ----------------------------------------------------------------
+
+    def _chain(self, A, ranks):
+        """{K: U, V, error, iterations, status} of the batch."""
+        solved, previous = {}, None
+        for K in ranks:
+            guess = None
+            if self.warm and previous:
+                longer = (self._extended([A[b]], U[b], V[b], K) for b, (U, V) in enumerate(zip(*previous, strict=True)))
+                U, V = (torch.stack(X) for X in zip(*longer, strict=True))
+                U = U.mT
+            else:
+                U, V = self._start(K)
+                index = self._sample(K) if self.solver == "hals" else None
+                if index is not None:
+                    guess = self._solve(A[:, index], U[:, :, index], V, None, *_FIRST)[1]
+            solved[K] = self._solve(A, U, V, guess, self.max_iter, self.tol, _REVIVALS)
+            previous = solved[K][:2]
+        return solved
+
+    def _solve(self, A, U, V, guess, max_iter, tol, revivals=0):
+        """U (B, N, K), V, error, iterations and status of the batch.
+
+        guess: where to take the first step from instead of V (B, K, M).
+        """
+        B, hals, exact = len(A), self.solver == "hals", _exact(A.dtype)
+        norm2, used = _square_norm(A), (A.amax(-2) > 0).to(A.dtype)
+        self.sum_all(norm2)
+        self.sum_all(used)
+        U, V = U * (A.amax(-1) > 0).unsqueeze(-2), V * (used > 0).unsqueeze(-2)
+        G, C = U @ U.mT, U @ A
+        self.sum_all(G, C)
+        fit = (C * V).sum((-2, -1), keepdim=True)
+        size = (G * (V @ V.mT)).sum((-2, -1), keepdim=True)
+        factor = torch.where((fit > 0) & (size > 0), fit / size, 1).sqrt()
+        U, V, G, C = factor * U, factor * V, factor.square() * G, factor * C
+        if hals:
+            V = _sweep(V, G, C, _inner(V.shape[1])[1])  # as the products for it are at hand
+        error = self.error(A, U, V, norm2, G, C, True)
+        s = {"A": A, "norm2": norm2, "U": U, "V": V, "error": error}
+        if hals:
+            s |= {"U_last": U.clone(), "V_from": V.clone() if guess is None else guess, "t": torch.ones_like(error)}
+        zeros = error.new_zeros(B).long()
+        result = [U.clone(), V.clone(), error.clone(), zeros.clone(), zeros.clone()]
+        index, initial, window = zeros.new_tensor(range(B)), error.clone(), error.clone()
+        done, left = zeros.bool(), zeros + revivals
+        steps, check = _Steps(self, s), _WINDOW
+        for iteration in range(1, max_iter + 1):
+            steps.advance(8 if guess is not None and iteration == 1 else None)
+            s = steps.state
+            if iteration % check and iteration < max_iter and not steps.close:
+                continue  # so that the host need not wait for the device
+            steps.look()
+            status = (s["error"] <= exact).long() * 2
+            if iteration % check == 0:
+                base, span = (s["error"], check) if hals else (initial, 1)
+                status = torch.where((status == 0) & (window - s["error"] <= tol * span * base), 1, status)
+                window = s["error"].clone()
+                for b in (~done & (status == 1) & (left > 0) & hals).nonzero().flatten().tolist():
+                    if self._revive(s, b):
+                        status[b], left[b] = 0, left[b] - 1
+            stop = ~done & (status > 0) if iteration < max_iter else ~done
+            there = index[stop]
+            for kept, value in zip(result, (s["U"], s["V"], s["error"], None, status), strict=True):
+                kept[there] = iteration if value is None else value[stop]
+            done = done | stop
+            if done.all():
+                break
+            if 2 * done.sum() >= len(done):  # smaller work, for a new graph
+                index, initial, window, left = index[~done], initial[~done], window[~done], left[~done]
+                steps, done = _Steps(self, {name: value[~done] for name, value in s.items()}), done[~done]
+        U, *rest = result
+        return U.mT, *rest
+
+    def _revive(self, s, b):
+        """Give the dead components of problem b new rows of V, and zero columns of U; False where none is dead."""
+        used = (s["U"][b].amax(-1) > 0).to(s["U"].dtype)
+        self.sum_all(used)
+        dead = ((used == 0) | (s["V"][b].amax(-1) == 0)).nonzero().flatten()
+        if len(dead):
+            s["V"][b, dead] = self._unexplained([s["A"][b]], s["U"][b].mT, s["V"][b], len(dead))
+            s["U"][b, dead] = 0
+            s["U_last"][b], s["V_from"][b], s["t"][b] = s["U"][b], s["V"][b], 1
+        return len(dead) > 0
+
+    def hals(self, s, inner=None, explicit=False):
+        """The state after one extrapolated iteration; (U, V) is the best pair so far, V_from where a step begins."""
+        A, K = s["A"], s["V"].shape[1]
+        inner_U, inner_V = _inner(K)
+        t_next = (1 + (1 + 4 * s["t"] ** 2).sqrt()) / 2
+        beta = ((s["t"] - 1) / t_next).clamp_max(_MOMENTUM).to(A.dtype)
+        U_last, U = self._relax(s["U"], s["V_from"] @ s["V_from"].mT, s["V_from"] @ A.mT, inner or inner_U,
+                                s["U_last"], beta)
+        G, C = U @ U.mT, U @ A
+        self.sum_all(G, C)
+        V, V_from = self._relax(s["V_from"], G, C, inner_V, s["V"], beta)
+        error = self.error(A, U, V, s["norm2"], G, C, explicit)
+
+        better = error <= s["error"]
+        keep = better[:, None, None]
+        best = torch.where(keep, V, s["V"])
+        return s | {"U": torch.where(keep, U, s["U"]), "U_last": torch.where(keep, U_last, s["U"]), "V": best,
+                    "V_from": torch.where(keep, V_from, best), "error": torch.where(better, error, s["error"]),
+                    "t": torch.where(better, t_next, 1)}
+
+    def mu(self, s, inner=None, explicit=False):
+        """The state after one pair of multiplicative updates, U first."""
+        A, U, V = s["A"], s["U"], s["V"]
+        tiny = torch.finfo(A.dtype).eps
+        U = U * (V @ A.mT) / (V @ V.mT @ U).clamp_min(tiny)
+        G, C = U @ U.mT, U @ A
+        self.sum_all(G, C)
+        V = V * C / (G @ V).clamp_min(tiny)
+        return s | {"U": U, "V": V, "error": self.error(A, U, V, s["norm2"], G, C, explicit)}
+
+    def _relax(self, X, G, C, inner, last, beta):
+        """`inner` sweeps, and what they extrapolate to."""
+        if self.fused and X.shape[1] <= _triton.MAX_RANK:
+            return _triton.sweep(X, G, C, inner, last, beta)
+        new = _sweep(X, G, C, inner)
+        return new, torch.relu(new + beta[:, None, None] * (new - last))
+
+    def error(self, A, U, V, norm2, G, C, explicit):
+        """Relative error (B,) in float64 from the Gram products, or from the residual where they would cancel."""
+        cross = (C * V).sum((-2, -1), dtype=torch.float64)
+        fit = (G * (V @ V.mT)).sum((-2, -1), dtype=torch.float64)
+        safe = torch.where(norm2 > 0, norm2, 1)
+        square = (norm2 - 2 * cross + fit) / safe
+        if explicit:
+            residual = _square_norm(torch.baddbmm(A, U.mT, V, alpha=-1))
+            self.sum_all(residual)
+            square = torch.where(square < _CLOSE[A.dtype], residual / safe, square)
+        return square.clamp_min(0).sqrt()
 
 
 def _is_count(value):
@@ -135,108 +513,38 @@ def _check_rank(A, K):
     if not _is_count(K):
         raise ValueError(f"rank {K!r} must be an integer ≥ 1")
     N, M = A.shape[-2:]
-    batch = A[..., 0, 0].numel()
-    needed = batch * A.element_size() * (6 * int(K) * (N + M) + 3 * int(K) ** 2)  # factors, extrapolations, products
+    batch, size = A[..., 0, 0].numel(), max(A.element_size(), 4)
+    needed = batch * size * (6 * int(K) * (N + M) + 3 * int(K) ** 2)  # factors, extrapolations, products
+    if needed < 2 ** 27:
+        return  # asking takes longer than small problems do
     free = torch.cuda.mem_get_info(A.device)[0] if A.is_cuda else psutil.virtual_memory().available
     if needed > free:
         raise ValueError(f"rank {K} needs about {needed:,} bytes for {batch} × ({N} × {M}), "
                          f"but {free:,} bytes are free on {A.device}; lower the rank or split the batch")
 
 
-def _start(A, K, init, seed, batch):
-    """U (B, K, N), transposed, and V (B, K, M), scaled so that U V fits A as well as one factor can make it."""
-    B, N, M = A.shape
-    if not isinstance(init, (tuple, list)):
-        if init != "random":
-            raise ValueError(f"init {init!r} is not 'random' or a pair (U, V)")
-
-        def draw(width, offset):  # rows in order, so that a lower rank starts with the first rows of a higher one
-            generator = torch.Generator().manual_seed(2 * seed + offset)
-            return torch.rand(K, width, generator=generator, dtype=torch.float64).to(A).expand(B, K, width)
-
-        U, V = draw(N, 0), draw(M, 1)
-    else:
-        if len(init) != 2 or not all(isinstance(X, torch.Tensor) for X in init):
-            raise ValueError("init must be 'random' or a pair (U, V) of tensors")
-        U, V = init
-        if U.shape != (*batch, N, K) or V.shape != (*batch, K, M):
-            raise ValueError(f"init must have shapes {(*batch, N, K)} and {(*batch, K, M)}, "
-                             f"got {tuple(U.shape)} and {tuple(V.shape)}")
-        if not all(torch.isfinite(X).all() and (X >= 0).all() for X in (U, V)):
-            raise ValueError("init must be finite and ≥ 0")
-        U, V = U.detach().reshape(B, N, K).mT.to(A), V.detach().reshape(B, K, M).to(A)
-    U, V = U * (A.amax(-1) > 0).unsqueeze(-2), V * (A.amax(-2) > 0).unsqueeze(-2)
-    U, V = (X / X.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(A.dtype).tiny) for X in (U, V))
-    fit = (U @ A * V).sum((-2, -1), keepdim=True)
-    size = (U @ U.mT * (V @ V.mT)).sum((-2, -1), keepdim=True)
-    factor = torch.where((fit > 0) & (size > 0), fit / size, 1).sqrt()
-    return U * factor, V * factor
+def _peaks(A, chunk):
+    """(B,) the largest entry of every matrix."""
+    peaks = []
+    for first in range(0, A.shape[-2], chunk):
+        rows = A[..., first:first + chunk, :]
+        peaks.append(rows.amax((-2, -1)).reshape(-1))
+        if not ((rows.amin() >= 0) & (peaks[-1] < math.inf).all()):  # NaN is the extreme of what it is in
+            index = (~torch.isfinite(rows) | (rows < 0)).nonzero()[0].tolist()
+            value = rows[tuple(index)].item()
+            index[-2] += first
+            raise ValueError(f"A{index} = {value} but every entry must be finite and ≥ 0; "
+                             f"factorize the activations after a ReLU, or clamp them")
+    return torch.stack(peaks).amax(0)
 
 
-def _solve(A, U, V, solver, max_iter, tol):
-    """Iterate every problem until its own test stops it; stopped problems leave the batch."""
-    B = len(A)
-    norm2 = _square_norm(A)
-    exact = 1e-12 if A.dtype == torch.float64 else 1e-6
-    step = _hals if solver == "hals" else _mu
-    result = {"U": U.clone(), "V": V.clone(), "error": norm2.new_zeros(B), "iterations": norm2.new_zeros(B).long(),
-              "status": norm2.new_zeros(B).long()}
-    error = _error(A, U, V, norm2)
-    s = {"index": torch.arange(B, device=A.device), "A": A, "norm2": norm2, "error": error,
-         "U": U, "V": V, "Ue": U.clone(), "Ve": V.clone(), "U_last": U, "t": torch.ones_like(error)}
-    initial, window = error, error
-    for iteration in range(1, max_iter + 1):
-        step(s)
-        status = (s["error"] <= exact).long() * 2
-        if iteration % _WINDOW == 0:
-            base, span = (s["error"], _WINDOW) if solver == "hals" else (initial, 1)
-            status = torch.where((status == 0) & (window - s["error"] <= tol * span * base), 1, status)
-            window = s["error"]
-        stop = status > 0 if iteration < max_iter else torch.ones_like(status, dtype=torch.bool)
-        if stop.any():
-            index = s["index"][stop]
-            for name in ("U", "V", "error"):
-                result[name][index] = s[name][stop]
-            result["iterations"][index] = iteration
-            result["status"][index] = status[stop]
-            if stop.all():
-                break
-            s = {name: value[~stop] for name, value in s.items()}
-            initial, window = initial[~stop], window[~stop]
-    return (result[name] for name in ("U", "V", "error", "iterations", "status"))
+def _exact(dtype):
+    return 1e-6 if dtype == torch.float32 else 1e-12
 
 
-def _hals(s):
-    """One extrapolated iteration; (U, V) is the best pair so far, (Ue, Ve) the point the next one starts from."""
-    A, K = s["A"], s["V"].shape[1]
-    inner_U, inner_V = (2, 2) if K < 64 else (4, 8)
-    t_next = (1 + (1 + 4 * s["t"] ** 2).sqrt()) / 2
-    beta = ((s["t"] - 1) / t_next).clamp_max(_MOMENTUM).to(A.dtype)[:, None, None]
-
-    U_new = _sweep(s["Ue"], s["Ve"] @ s["Ve"].mT, s["Ve"] @ A.mT, inner_U)
-    U = torch.relu(U_new + beta * (U_new - s["U_last"]))
-    G, C = U @ U.mT, U @ A
-    V_new = _sweep(s["Ve"], G, C, inner_V)
-    error = _error(A, U, V_new, s["norm2"], G, C)
-
-    better = error <= s["error"]
-    keep = better[:, None, None]
-    s["Ve"] = torch.where(keep, torch.relu(V_new + beta * (V_new - s["V"])), s["V"])
-    s["V"] = torch.where(keep, V_new, s["V"])
-    s["U"] = s["Ue"] = torch.where(keep, U, s["U"])
-    s["U_last"] = torch.where(keep, U_new, s["U"])
-    s["error"] = torch.where(better, error, s["error"])
-    s["t"] = torch.where(better, t_next, 1)
-
-
-def _mu(s):
-    """One pair of multiplicative updates, U first."""
-    A, U, V = s["A"], s["U"], s["V"]
-    tiny = torch.finfo(A.dtype).eps
-    U = U * (V @ A.mT) / (V @ V.mT @ U).clamp_min(tiny)
-    G, C = U @ U.mT, U @ A
-    V = V * C / (G @ V).clamp_min(tiny)
-    s["U"], s["V"], s["error"] = U, V, _error(A, U, V, s["norm2"], G, C)
+def _inner(K):
+    """Sweeps of U and of V that share one product with A: more of them where that product costs more."""
+    return (2, 2) if K < 128 else (3, 6)
 
 
 def _sweep(X, G, C, inner):
@@ -257,19 +565,49 @@ def _sweep(X, G, C, inner):
     return X
 
 
-def _error(A, U, V, norm2, G=None, C=None):
-    """Relative error (B,) in float64: from the Gram products, or from the residual where they would cancel."""
-    if G is None:
-        G, C = U @ U.mT, U @ A
-    cross = (C * V).sum((-2, -1), dtype=torch.float64)
-    fit = (G * (V @ V.mT)).sum((-2, -1), dtype=torch.float64)
-    safe = torch.where(norm2 > 0, norm2, 1)
-    error2 = (norm2 - 2 * cross + fit) / safe
-    close = error2 < (1e-3 if A.dtype == torch.float32 else 1e-10)
-    for b in close.nonzero().flatten().tolist():
-        error2[b] = _square_norm(A[b:b + 1] - U[b:b + 1].mT @ V[b:b + 1])[0] / safe[b]
-    return error2.clamp_min(0).sqrt()
-
-
 def _square_norm(A):
-    return A.square().sum((-2, -1), dtype=torch.float64)
+    return torch.linalg.vector_norm(A, dim=-1).double().square().sum(-1)
+
+
+class _Steps:
+    """Iterations of a batch. On a GPU one is captured as a CUDA graph, once a few have run, and then replayed."""
+
+    def __init__(self, run, state):
+        self.run, self.state, self.graph, self.eager, self.close = run, state, None, _WINDOW, False
+        self.look()
+
+    def look(self):
+        """Take small errors from the residual, from now on. Waits for the device."""
+        s, was_close = self.state, self.close
+        self.close = bool((s["error"].square() < 4 * _CLOSE[s["A"].dtype]).any())
+        if self.close and not was_close:
+            G, C = s["U"] @ s["U"].mT, s["U"] @ s["A"]
+            self.run.sum_all(G, C)
+            s["error"].copy_(self.run.error(s["A"], s["U"], s["V"], s["norm2"], G, C, True))
+
+    def advance(self, inner=None):
+        step = getattr(self.run, self.run.solver)
+        if not self.state["A"].is_cuda or self.run.group or self.close or self.eager > 0:
+            self.state = step(self.state, inner, self.close)
+            self.graph, self.eager = None, self.eager - 1
+            return
+        if self.graph is None:
+            # A graph reads and writes fixed memory: nothing that it writes may be shared.
+            self.state = {name: value if name in ("A", "norm2") else value.clone(memory_format=torch.contiguous_format)
+                          for name, value in self.state.items()}
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                for name, value in step(self.state).items():
+                    if value is not self.state[name]:
+                        self.state[name].copy_(value)
+        self.graph.replay()
+
+
+def _exchange(group, mine):
+    """What every process of the group says; raises where one says that it failed."""
+    them = [None] * dist.get_world_size(group)
+    dist.all_gather_object(them, mine, group=group)
+    failures = [f"process {i} of the group: {its['failure']}" for i, its in enumerate(them) if "failure" in its]
+    if failures and "failure" not in mine:
+        raise RuntimeError("; ".join(failures))
+    return them

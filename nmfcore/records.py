@@ -22,7 +22,7 @@ import torch
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 VERDICTS = ("reproduced", "partly reproduced", "differs", "not reproduced")
-_PACKAGES = ("nmfcore", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-image")
+_PACKAGES = ("nmfcore", "torch", "torchvision", "numba", "numpy", "scipy", "scikit-learn", "scikit-image")
 
 
 @dataclass(frozen=True)

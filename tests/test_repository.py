@@ -17,7 +17,8 @@ else:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+EXTRAS = PROJECT["optional-dependencies"]
+GROUPS = [PROJECT["dependencies"], EXTRAS["book"], EXTRAS["test"]]  # what `make` installs
 DECLARED = [Requirement(text) for group in GROUPS for text in group]
 
 
