@@ -103,8 +103,11 @@ def random_start(A, K, seed):
 # Methods
 
 
-def methods(A, K):
-    """Name -> Method for one matrix; on a GPU scikit-learn works on a copy in main memory."""
+def methods(A, K, only=("",)):
+    """Name -> Method for one matrix, ours and those whose names contain a word of `only`.
+
+    On a GPU scikit-learn works on a copy in main memory.
+    """
     dense = A.cpu().numpy()
     setup, sparse = timed("cpu", csr_matrix, dense)
 
@@ -130,13 +133,14 @@ def methods(A, K):
         return model.H, model.W
 
     bind, (torchnmf, hals) = functools.partial, peers()
-    return {OURS: Method(bind(ours, "hals"), resumes=False),
+    found = {OURS: Method(bind(ours, "hals"), resumes=False),
             "scikit-learn cd, dense": Method(bind(sklearn, dense, "cd")),
             "scikit-learn cd, CSR": Method(bind(sklearn, sparse, "cd"), setup=setup),
             "scikit-learn mu, dense": Method(bind(sklearn, dense, "mu")),
             "nmfcore, solver='mu'": Method(bind(ours, "mu")),
             **({"torchnmf": Method(run_torchnmf)} if torchnmf else {}),
             **({"nmf-torch, HALS": Method(run_nmf_torch)} if hals else {})}
+    return {name: method for name, method in found.items() if name == OURS or any(part in name for part in only)}
 
 
 @functools.cache
@@ -240,7 +244,7 @@ def single(options, keep):
         for K in options.ranks or ((5, 20, 100, 300) if options.full else (5, 20, 100)):
             aim, ratios = 1 if K <= 20 else 3 if K <= 100 else 10, {}
             for seed in options.seeds:
-                found, start = methods(A, K), random_start(A, K, seed)
+                found, start = methods(A, K, options.methods), random_start(A, K, seed)
                 first = {name: timed(A.device, method.run, *(X.clone() for X in start), 1)[0]
                          for name, method in found.items()}
                 results = curves(A, found, start, options)
@@ -267,40 +271,42 @@ def single(options, keep):
 def sweep(options, keep):
     A, about = matrices(options, 10, 50, 64, 64)
     ranks, few = list(options.ranks or range(1, 502, 20)), options.matrices
+    part, scale = A[:few], len(A) / few
     about |= {"measured": few, "ranks": ranks, "slack": options.slack}
     nmf(A, ranks, max_iter=2)
-    print(f"scikit-learn's defaults on {few} of the matrices, its time scaled to {len(A)}; "
-          f"nmfcore to within {options.slack:g} % of its error\n"
-          f"  {'K':>4} {'scikit-learn':>18} {'nmfcore, cold':>18} {'to its error':>14}")
+    print(f"seconds and mean error, measured on {few} of the matrices, times scaled to {len(A)}\n"
+          f"  {'K':>4} {'scikit-learn, defaults':>24} {'nmfcore, cold':>18} {'to its error':>14}")
     loop, cold, target = 0.0, 0.0, {}
     for K in ranks:
-        runs = [timed("cpu", non_negative_factorization, a, n_components=K) for a in A[:few].cpu().numpy()]
-        seconds = len(A) / few * sum(seconds for seconds, _ in runs)
-        error = float(relative_error(A[:few].cpu(), *stacked(result for _, result in runs)).mean())
+        runs = [timed("cpu", non_negative_factorization, a, n_components=K) for a in part.cpu().numpy()]
+        seconds = scale * sum(seconds for seconds, _ in runs)
+        error = float(relative_error(part.cpu(), *stacked(result for _, result in runs)).mean())
         target[K] = error * (1 + options.slack / 100)
-        usual, found = timed(A.device, nmf, A, K)
-        needed = to_error(A, K, target[K], few, options)
+        usual, found = timed(A.device, nmf, part, K)
+        needed = to_error(part, K, target[K], few, options)
+        needed = needed and scale * needed
         loop, cold = loop + seconds, cold + (needed or np.nan)
-        mean = float(found.error[:few].mean())
-        keep(f"sweep/K={K}", about | {"scikit-learn": [seconds, error], "default": [usual, mean], "needed": needed})
-        print(f"  {K:4} {seconds:8.2f} s {error:7.4f} {usual:8.2f} s {mean:7.4f} {needed or np.nan:8.3f} s, "
+        mean = float(found.error.mean())
+        keep(f"sweep/K={K}", about | {"scikit-learn": [seconds, error], "default": [scale * usual, mean],
+                                      "needed": needed})
+        print(f"  {K:4} {seconds:14.2f} s {error:7.4f} {scale * usual:8.2f} s {mean:7.4f} {needed or np.nan:8.3f} s, "
               f"{ratio(seconds, needed)}")
     for budget in BUDGETS:  # the same number of iterations for each rank
-        warm, found = timed(A.device, nmf, A, ranks, max_iter=budget, tol=0)
-        errors = [float(one.error[:few].mean()) for one in found]
-        there = all(error <= target[K] for K, error in zip(ranks, errors, strict=True))
+        warm, found = timed(A.device, nmf, part, ranks, max_iter=budget, tol=0)
+        there = all(float(one.error.mean()) <= target[K] for K, one in zip(ranks, found, strict=True))
         if there or warm > options.cap or budget > 1000:
             break
-    result = {"scikit-learn": loop, "cold": None if np.isnan(cold) else cold, "warm": warm if there else None}
-    for label in ("warm", "cold"):
-        seconds, found = timed(A.device, nmf, A, ranks, warm=label == "warm")
+    result = {"scikit-learn": loop, "cold": None if np.isnan(cold) else cold, "warm": scale * warm if there else None}
+    for label, X in (("warm", A), ("cold", part)):
+        seconds, found = timed(A.device, nmf, X, ranks, warm=label == "warm")
+        seconds *= len(A) / len(X)
         result[f"{label}, default"] = [seconds, [float(one.error[:few].mean()) for one in found]]
         print(f"nmf(A, ranks), {label}, its own stopping rule: {seconds:.2f} s, {ratio(loop, seconds)}; "
               f"mean error at K = {ranks[-1]}: {result[f'{label}, default'][1][-1]:.4f}")
     keep("sweep/all", about | result)
     print(f"all ranks to scikit-learn's errors: scikit-learn {loop:.1f} s; nmfcore cold {cold:.2f} s, "
-          f"{ratio(loop, cold)}; warm {warm:.2f} s at {budget} iterations a rank, "
-          f"{ratio(loop, warm) if there else 'not there yet'}")
+          f"{ratio(loop, cold)}; warm {scale * warm:.2f} s at {budget} iterations a rank, "
+          f"{ratio(loop, scale * warm) if there else 'not there yet'}")
 
 
 def batch(options, keep):
@@ -413,7 +419,8 @@ def main():
     add("--rows", type=int, nargs="+", choices=SHAPES, help="of the single matrix; default: 3200; with --full both")
     add("--ranks", type=int, nargs="+", help="default: 5 20 100, with --full also 300; in the sweep 1 21 … 501")
     add("--seeds", type=int, nargs="+", help="of the starts; default: 0; with --full 0 1 2")
-    add("--matrices", type=int, default=2, help="sweep: how many of the ten scikit-learn factorizes; default: 2")
+    add("--methods", nargs="+", default=[""], help="single: words of the names of the methods to race; default: all")
+    add("--matrices", type=int, default=2, help="sweep: how many of the ten to go through rank by rank; default: 2")
     add("--slack", type=float, default=0.5, help="sweep, batch: per cent above a peer's error that count as there")
     add("--repeats", type=int, default=3)
     add("--cap", type=float, help="seconds after which a method gets no more iterations; default: 3; with --full 60")

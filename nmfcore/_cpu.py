@@ -309,7 +309,8 @@ def update_rows(indptr, indices, values, V, X, last, out, G, inverse, beta, inne
         stop = min(t + _CHUNK, len(X))
         pointers = indptr[t * LANES:stop * LANES + 1]
         rows = R[:(stop - t) * LANES]
-        products(pointers, indices, values, V, rows)
+        if inner:
+            products(pointers, indices, values, V, rows)
         update(rows, X[t:stop], last[t:stop], out[t:stop], G, inverse, beta, inner, gram)
         add_products(pointers, indices, values, rows, C)
 

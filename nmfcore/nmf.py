@@ -26,13 +26,10 @@ try:
     from . import _cpu
 except (ImportError, RuntimeError):  # numba has no build for this Python or processor, or no place for its cache
     _cpu = None  # type: ignore[assignment]
-try:
-    from . import _triton
-except ImportError:
-    _triton = None  # type: ignore[assignment]
 
 REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed by NMF.status
 _BLOCK = 16  # components per matrix product inside a HALS sweep
+_EAGER = 50  # iterations on a GPU before one is captured as a graph
 _WINDOW = 10  # iterations between which progress is measured
 _MOMENTUM = 0.97  # cap of the extrapolation weight
 _SAMPLE = 2048  # rows, at least, on which a tall problem is solved first
@@ -189,7 +186,7 @@ class _Run:
         else:
             self.given = self._checked_pair(init, ranks)
         self.warm = bool(warm) and solver == "hals" and self.given is None
-        self.fused = A.is_cuda and self.dtype == torch.float32 and _triton is not None and _triton.works(A.device)
+        self.triton = _triton_for(A) if A.is_cuda and self.dtype == torch.float32 else None
         threads = torch.get_num_threads() if self.compiled else 1
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -227,9 +224,10 @@ class _Run:
         return {K: self._result(*solved[K], start) for K, start in zip(ranks, starts, strict=False)}
 
     def _result(self, U, V, error, iterations, status, start):
-        norm = V.norm(dim=-1, keepdim=True)  # (B, K, 1)
-        V = V / torch.where(norm > 0, norm, 1)
-        U = U * norm.mT * self.scale[:, None, None]
+        for measure in (torch.amax, torch.linalg.vector_norm):  # the largest first: squares of tiny rows vanish
+            size = measure(V, dim=-1, keepdim=True)  # (B, K, 1)
+            V, U = V / torch.where(size > 0, size, 1), U * size.mT
+        U = U * self.scale[:, None, None]
         shape = self.batch
         return NMF(U.reshape(*shape, *U.shape[1:]), V.reshape(*shape, *V.shape[1:]), error.reshape(shape),
                    iterations.reshape(shape), status.reshape(shape), start)
@@ -294,8 +292,7 @@ class _Run:
         if self.total < 4 * size:
             return None
         golden = (torch.arange(self.offset, self.offset + self.N, dtype=torch.float64) * 0.6180339887498949) % 1
-        index = (golden < size / self.total).nonzero().flatten()
-        return index if len(index) else torch.zeros(1, dtype=torch.long)
+        return (golden < size / self.total).nonzero().flatten()
 
     def _extended(self, slices, U, V, K):
         """U (N, K) and V (K, M) from a result of lower rank: new rows of V from what it leaves unexplained, U = 0."""
@@ -342,9 +339,9 @@ class _Run:
                 U = U.mT
                 index = self._sample(K)
                 if index is not None:
-                    part = A[index]
+                    part = _rows_at(A, index)
                     pointers = None if self.indptr[b] is None else _cpu.survey_all(part[None].to(self.dtype))[1][0]
-                    sample = problem(part, pointers, U[index], V)
+                    sample = problem(part, pointers, _rows_at(U, index), V)
                     self._iterate(sample, *_FIRST)
                     guess = sample.factors()[1]
             previous = problem(A, self.indptr[b], U, V, guess)
@@ -378,14 +375,14 @@ class _Run:
         for K in ranks:
             guess = None
             if self.warm and previous:
-                longer = (self._extended([A[b]], U[b], V[b], K) for b, (U, V) in enumerate(zip(*previous, strict=True)))
+                longer = (self._extended([A[b]], U, V, K) for b, (U, V) in enumerate(zip(*previous, strict=True)))
                 U, V = (torch.stack(X) for X in zip(*longer, strict=True))
                 U = U.mT
             else:
                 U, V = self._start(K)
                 index = self._sample(K) if self.solver == "hals" else None
                 if index is not None:
-                    guess = self._solve(A[:, index], U[:, :, index], V, None, *_FIRST)[1]
+                    guess = self._solve(_rows_at(A, index), _rows_at(U.mT, index).mT, V, None, *_FIRST)[1]
             solved[K] = self._solve(A, U, V, guess, self.max_iter, self.tol, _REVIVALS)
             previous = solved[K][:2]
         return solved
@@ -487,8 +484,8 @@ class _Run:
 
     def _relax(self, X, G, C, inner, last, beta):
         """`inner` sweeps, and what they extrapolate to."""
-        if self.fused and X.shape[1] <= _triton.MAX_RANK:
-            return _triton.sweep(X, G, C, inner, last, beta)
+        if self.triton and X.shape[1] <= self.triton.MAX_RANK:
+            return self.triton.sweep(X, G, C, inner, last, beta)
         new = _sweep(X, G, C, inner)
         return new, torch.relu(new + beta[:, None, None] * (new - last))
 
@@ -503,6 +500,15 @@ class _Run:
             self.sum_all(residual)
             square = torch.where(square < _CLOSE[A.dtype], residual / safe, square)
         return square.clamp_min(0).sqrt()
+
+
+def _triton_for(A):
+    """nmfcore._triton where its kernels can be built for the device of A, else None."""
+    try:
+        from . import _triton
+    except ImportError:
+        return None
+    return _triton if _triton.works(A.device) else None
 
 
 def _is_count(value):
@@ -538,6 +544,11 @@ def _peaks(A, chunk):
     return torch.stack(peaks).amax(0)
 
 
+def _rows_at(X, index):
+    """Rows of X (…, N, P); a single one of zeros, which changes no sum, where there are none."""
+    return X[..., index.to(X.device), :] if len(index) else torch.zeros_like(X[..., :1, :])
+
+
 def _exact(dtype):
     return 1e-6 if dtype == torch.float32 else 1e-12
 
@@ -570,10 +581,13 @@ def _square_norm(A):
 
 
 class _Steps:
-    """Iterations of a batch. On a GPU one is captured as a CUDA graph, once a few have run, and then replayed."""
+    """Iterations of a batch. On a GPU, long runs capture one as a CUDA graph and replay it.
+
+    Capturing waits for the device and collects garbage, so it must be repaid by many iterations.
+    """
 
     def __init__(self, run, state):
-        self.run, self.state, self.graph, self.eager, self.close = run, state, None, _WINDOW, False
+        self.run, self.state, self.graph, self.eager, self.close = run, state, None, _EAGER, False
         self.look()
 
     def look(self):

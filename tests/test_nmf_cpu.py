@@ -12,6 +12,7 @@ from nmfcore import nmf
 from nmfcore.nmf import REASONS
 
 _cpu = pytest.importorskip("nmfcore._cpu", exc_type=ImportError)
+torch.set_num_threads(1)
 engine = sys.modules["nmfcore.nmf"]
 LANES = 16
 RANKS = [1, 7, 8, 9, 15, 16, 17, 33, 70]
@@ -217,11 +218,13 @@ def agree(ours, plain, digits):
                                   strict=True):
         assert one <= other <= one + 10 if REASONS[status] == "exact" else one == other
     torch.testing.assert_close(ours.error, plain.error, rtol=digits, atol=digits)
-    torch.testing.assert_close(ours.V, plain.V, rtol=0, atol=100 * digits)
-    torch.testing.assert_close(ours.U, plain.U, rtol=0, atol=100 * digits * max(float(plain.U.max()), 1e-30))
+    torch.testing.assert_close(ours.approximation, plain.approximation, rtol=0, atol=100 * digits)
+    if (ours.error > 1e-6).all():  # an exact fit need not be the only one
+        torch.testing.assert_close(ours.V, plain.V, rtol=0, atol=100 * digits)
+        torch.testing.assert_close(ours.U, plain.U, rtol=0, atol=100 * digits * float(plain.U.max()))
 
 
-SIZES = [(64, 48), (61, 45), (1, 40), (40, 1), (1, 1), (100, 17)]
+SIZES = [(61, 45), (64, 48), (1, 40), (40, 1), (1, 1), (100, 17)]
 
 
 @pytest.mark.parametrize("N, M", SIZES)
@@ -243,7 +246,7 @@ def test_both_paths_agree_in_float32(K, sparse, monkeypatch):
     for options in (dict(), dict(init=init)):
         agree(nmf(A, K, max_iter=4, tol=0, **options),
               plainly(monkeypatch, A, K, max_iter=4, tol=0, **options), 1e-4)
-    converged = [nmf(A, K, tol=1e-4), plainly(monkeypatch, A, K, tol=1e-4)]
+    converged = [nmf(A, K, max_iter=100), plainly(monkeypatch, A, K, max_iter=100)]
     assert float(converged[0].error) == pytest.approx(float(converged[1].error), rel=0.02, abs=2e-3)
 
 
