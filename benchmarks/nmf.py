@@ -276,14 +276,13 @@ def sweep(options, keep):
     nmf(A, ranks, max_iter=2)
     print(f"seconds and mean error, measured on {few} of the matrices, times scaled to {len(A)}\n"
           f"  {'K':>4} {'scikit-learn, defaults':>24} {'nmfcore, cold':>18} {'to its error':>14}")
-    loop, cold, target = 0.0, 0.0, {}
+    loop, cold = 0.0, 0.0
     for K in ranks:
         runs = [timed("cpu", non_negative_factorization, a, n_components=K) for a in part.cpu().numpy()]
         seconds = scale * sum(seconds for seconds, _ in runs)
         error = float(relative_error(part.cpu(), *stacked(result for _, result in runs)).mean())
-        target[K] = error * (1 + options.slack / 100)
         usual, found = timed(A.device, nmf, part, K)
-        needed = to_error(part, K, target[K], few, options)
+        needed = to_error(part, K, error * (1 + options.slack / 100), few, options)
         needed = needed and scale * needed
         loop, cold = loop + seconds, cold + (needed or np.nan)
         mean = float(found.error.mean())
@@ -291,12 +290,7 @@ def sweep(options, keep):
                                       "needed": needed})
         print(f"  {K:4} {seconds:14.2f} s {error:7.4f} {scale * usual:8.2f} s {mean:7.4f} {needed or np.nan:8.3f} s, "
               f"{ratio(seconds, needed)}")
-    for budget in BUDGETS:  # the same number of iterations for each rank
-        warm, found = timed(A.device, nmf, part, ranks, max_iter=budget, tol=0)
-        there = all(float(one.error.mean()) <= target[K] for K, one in zip(ranks, found, strict=True))
-        if there or warm > options.cap or budget > 1000:
-            break
-    result = {"scikit-learn": loop, "cold": None if np.isnan(cold) else cold, "warm": scale * warm if there else None}
+    result = {"scikit-learn": loop, "cold": None if np.isnan(cold) else cold}
     for label, X in (("warm", A), ("cold", part)):
         seconds, found = timed(A.device, nmf, X, ranks, warm=label == "warm")
         seconds *= len(A) / len(X)
@@ -304,9 +298,8 @@ def sweep(options, keep):
         print(f"nmf(A, ranks), {label}, its own stopping rule: {seconds:.2f} s, {ratio(loop, seconds)}; "
               f"mean error at K = {ranks[-1]}: {result[f'{label}, default'][1][-1]:.4f}")
     keep("sweep/all", about | result)
-    print(f"all ranks to scikit-learn's errors: scikit-learn {loop:.1f} s; nmfcore cold {cold:.2f} s, "
-          f"{ratio(loop, cold)}; warm {scale * warm:.2f} s at {budget} iterations a rank, "
-          f"{ratio(loop, scale * warm) if there else 'not there yet'}")
+    print(f"all ranks, one by one, to scikit-learn's errors: scikit-learn {loop:.1f} s; nmfcore, cold, {cold:.2f} s, "
+          f"{ratio(loop, cold)}")
 
 
 def batch(options, keep):

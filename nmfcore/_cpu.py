@@ -534,7 +534,8 @@ class Problem:
             V = torch.from_numpy(V[:self.M, :self.K]).mT
             for A in self.slices():
                 U = _rows(self.out[first // LANES:-(-(first + len(A)) // LANES)])[:len(A), :self.K]
-                total += float((A - torch.from_numpy(U) @ V).square().sum(dtype=torch.float64))
+                left = torch.addmm(A, torch.from_numpy(U), V, alpha=-1)
+                total += float(torch.linalg.vector_norm(left, dim=1).double().square().sum())
                 first += len(A)
             self.sum_all(total)
             square = total[0] / self.norm2
