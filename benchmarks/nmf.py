@@ -197,9 +197,12 @@ def curves(A, found, start, options):
                 state[name] = factors, budget, spent + seconds
                 times[name].setdefault(budget, []).append(spent + seconds)
                 if repeat == 0:
-                    error = results[name]["error"]
+                    error, now = results[name]["error"], float(relative_error(A, *factors))
+                    if not np.isfinite(now):  # scikit-learn's multiplicative updates can overflow
+                        active.discard(name)
+                        continue
                     results[name]["iterations"].append(budget)
-                    error.append(float(relative_error(A, *factors)))
+                    error.append(now)
                     settled = len(error) > 8 and error[-2] - error[-1] < SETTLED * error[-1]
                     if settled or spent + seconds > options.cap:
                         active.discard(name)

@@ -149,13 +149,14 @@ def test_a_separable_matrix_is_recovered_exactly(path):
 @pytest.mark.parametrize("K", [1, 2, 4])
 def test_low_rank_is_fitted_to_many_digits_in_float64(K, path):
     A = random(15, K, density=0.7, seed=K) @ random(K, 11, density=0.7, seed=9)
-    results = [nmf(A, K, seed=seed, tol=0, max_iter=1500) for seed in range(1 if K < 3 else 4)]
-    for result in results:
+    for seed in range(1 if K < 3 else 4):
+        result = nmf(A, K, seed=seed, tol=0, max_iter=1500)
         check(result, A)
-    best = min(results, key=lambda result: result.error)
-    assert relative(A, best.approximation) < 1e-7
+        if result.error < 1e-7:
+            break
+    assert relative(A, result.approximation) < 1e-7
     if K < 3:
-        assert best.reason == "exact" and best.error <= 1e-12
+        assert result.reason == "exact" and result.error <= 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -439,14 +440,14 @@ def test_a_sequence_of_ranks_without_warm_starts_equals_single_calls(solver):
 def test_a_sequence_of_ranks_starts_each_from_the_one_below(path):
     A = random(3, 14, 10, density=0.6)
     ranks = (4, 1, 30, 4, 2, 11)  # in any order, one of them twice, and more components than rows and columns
-    results = nmf(A, ranks, seed=5, tol=1e-5)
+    results = nmf(A, ranks, seed=5, tol=1e-4)
     assert [result.V.shape[-2] for result in results] == list(ranks)
     assert [result.start for result in results] == ["rank 2", "random", "rank 11", "rank 2", "rank 1", "rank 4"]
     for result in results:
         for b in range(3):
             check(NMF(result.U[b], result.V[b], result.error[b], result.iterations[b], result.status[b]), A[b])
     assert torch.equal(results[0].U, results[3].U)
-    first = nmf(A, 1, seed=5, tol=1e-5)
+    first = nmf(A, 1, seed=5, tol=1e-4)
     assert torch.equal(results[1].U, first.U) and torch.equal(results[1].V, first.V)
     errors = torch.stack([result.error for result in sorted(results, key=lambda result: result.V.shape[-2])])
     assert (errors[1:] <= errors[:-1]).all() and (errors[-1] < 0.05).all()

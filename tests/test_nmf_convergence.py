@@ -169,7 +169,7 @@ def test_a_converged_result_is_nearly_stationary(K, density, path):
     A = structured(150, 80, density=density)
     loose, tight = (nmf(A, K, tol=tol, max_iter=5000) for tol in (1e-4, 1e-6))
     assert loose.converged and tight.converged
-    assert float(loose.kkt(A)) < 2e-2 and float(tight.kkt(A)) < 2e-3
+    assert float(loose.kkt(A)) < 5e-3 and float(tight.kkt(A)) < 5e-4
 
 
 # --- dead components ----------------------------------------------------------------------------------------

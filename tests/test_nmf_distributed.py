@@ -113,7 +113,6 @@ def process(rank, world, folder):
             results[name] = call(group)
         except Exception as error:
             results[name] = f"{type(error).__name__}: {error}"
-        torch.save(results, folder / f"{world}.{rank}")
 
     def factorize(name, members):
         A, K, options, shares = CASES[name]
@@ -141,10 +140,12 @@ def process(rank, world, folder):
         engine._cpu = None if path == "plain" else compiled
         attempt(f"traffic {path, N, K, M}", lambda group, N=N, K=K, M=M:
                 [counted(structured(N, M, dtype=torch.float32), K, iterations, group) for iterations in (10, 30)])
+    torch.save(results, folder / f"{world}.{rank}")
     if world == 4:  # at last, a process is killed, and another one raises
         for members in ([0, 1], [2, 3]):
             attempt(f"loss {members}", lambda group, members=members: lose(rank, group) if rank in members else None,
                     members)
+        torch.save(results, folder / f"{world}.{rank}")
         os._exit(0)  # without a farewell to the lost ones
 
 
@@ -188,6 +189,10 @@ def lose(rank, group):
 def main(folder):
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.float64):  # loads what is compiled, once for all processes
+        for density in (0.1, 1):
+            nmf(structured(40, 30, density=density, dtype=dtype), 2, max_iter=1)
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", start_method="fork",
                           rdzv_endpoint="localhost:0", run_id="test", max_restarts=0, monitor_interval=0.1)
     elastic_launch(config, process)(None, 2, folder)
