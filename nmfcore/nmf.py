@@ -227,7 +227,7 @@ class _Run:
         for measure in (torch.amax, torch.linalg.vector_norm):  # the largest first: squares of tiny rows vanish
             size = measure(V, dim=-1, keepdim=True)  # (B, K, 1)
             V, U = V / torch.where(size > 0, size, 1), U * size.mT
-        U = U * self.scale[:, None, None]
+        U = (U * self.scale[:, None, None]).clamp_max(torch.finfo(U.dtype).max)  # rounding at the very top
         shape = self.batch
         return NMF(U.reshape(*shape, *U.shape[1:]), V.reshape(*shape, *V.shape[1:]), error.reshape(shape),
                    iterations.reshape(shape), status.reshape(shape), start)
@@ -520,7 +520,8 @@ def _check_rank(A, K):
         raise ValueError(f"rank {K!r} must be an integer ≥ 1")
     N, M = A.shape[-2:]
     batch, size = A[..., 0, 0].numel(), max(A.element_size(), 4)
-    needed = batch * size * (6 * int(K) * (N + M) + 3 * int(K) ** 2)  # factors, extrapolations, products
+    padded = -(-int(K) // 16) * 16  # the compiled path works on tiles of 16
+    needed = batch * size * (6 * padded * (N + M) + 3 * padded ** 2)  # factors, extrapolations, products
     if needed < 2 ** 27:
         return  # asking takes longer than small problems do
     free = torch.cuda.mem_get_info(A.device)[0] if A.is_cuda else psutil.virtual_memory().available
