@@ -165,7 +165,7 @@ for path, dtype, N, M in json.loads(sys.argv[1]):
 
 def content(dtype, N):
     generator = torch.Generator().manual_seed(0)
-    M = (2400 if N == 7000 else 1000) // (1 if dtype == "float16" else 2)
+    M = (4800 if N == 7000 else 1000) // (1 if dtype == "float16" else 2)
     A = torch.rand(N, 4, generator=generator) @ torch.rand(4, M, generator=generator)
     return A.add_(torch.rand(N, M, generator=generator)).to(getattr(torch, dtype))
 
