@@ -118,7 +118,13 @@ def view(browser, address):
     page.route(lambda url: not url.startswith(("data:", "blob:")), check)
     page.on("console", lambda message: message.type == "error" and page.faults.append(message.text))
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.open = lambda name: page.goto(f"{address}/{name}", wait_until="load")
+
+    def follow(name):
+        page.goto(f"{address}/{name}", wait_until="load")
+        onward = parsed(SITE / name.split("?")[0]).select_one("meta[http-equiv=refresh]")
+        if onward:  # the page leaves by itself, at a moment of its own
+            page.wait_for_url(f"{address}/{onward['content'].partition('url=')[2]}", wait_until="load")
+    page.open = follow
     yield page
     page.close()
 
