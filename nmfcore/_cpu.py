@@ -20,7 +20,9 @@ LANES = 16
 _BLOCK = 8  # components relaxed together: their residuals stay in registers
 _CHUNK = 16  # tiles whose products are made together
 _SLICE = 4096  # rows of a dense A that are worked on together
+_WIDTH = 8  # vectors of a row of a factor that stay in registers
 _DENSITY = 0.2  # share of non-zeros up to which the CSR form of A is used
+_INT = ir.IntType(64)
 _FAST = ("fast",)  # all values are finite, so that sums may be reordered and fused
 
 
@@ -132,11 +134,113 @@ def lowest_bit(typing, bits):
 
 
 @intrinsic
-def count_bits(typing, bits):
-    """How many bits are set."""
+def transpose(typing, source, i, j, target, k, l):
+    """Copy the 16 × 16 values of a matrix from (i, j) on to another from (k, l) on, transposed."""
     def generate(context, builder, signature, args):
-        return builder.ctpop(args[0])
-    return types.int64(types.int64), generate
+        def at(name, row, column, r):
+            index = builder.add(args[row], ir.Constant(_INT, r)), args[column]
+            return _pointer(context, builder, signature.args[name], args[name], index)
+        rows = [_read(builder, at(0, 1, 2, r)) for r in range(LANES)]
+        for step in (8, 4, 2, 1):
+            low = [q + LANES - step if q & step else q for q in range(LANES)]
+            high = [q + LANES if q & step else q + step for q in range(LANES)]
+            low, high = (ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes) for lanes in (low, high))
+            for r in range(LANES):
+                if not r & step:
+                    pair = rows[r], rows[r + step]
+                    rows[r], rows[r + step] = (builder.shuffle_vector(*pair, lanes) for lanes in (low, high))
+        for r, row in enumerate(rows):
+            _write(builder, row, at(3, 4, 5, r))
+        return context.get_dummy_value()
+    return types.none(source, types.intp, types.intp, target, types.intp, types.intp), generate
+
+
+@intrinsic
+def pack(typing, A, index, values, indices, p):
+    """Put what is not zero of the 16 values of A from `index` on, and its columns, at p; returns how many they are."""
+    def generate(context, builder, signature, args):
+        row, column = cgutils.unpack_tuple(builder, args[1])
+        values = _read(builder, _pointer(context, builder, A, args[0], (row, column)))
+        mask = builder.fcmp_unordered("!=", values, ir.Constant(values.type, None))
+        first = _splat(builder, builder.trunc(column, ir.IntType(32)))
+        columns = builder.add(first, ir.Constant(first.type, list(range(LANES))))
+        for name, vector in ((2, values), (3, columns)):
+            pointer = _pointer(context, builder, signature.args[name], args[name], (args[4],))
+            kind = ir.FunctionType(ir.VoidType(), (vector.type, pointer.type, mask.type))
+            suffix = {"i32": "i32", "float": "f32", "double": "f64"}[str(vector.type.element)]
+            store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.compressstore.v16{suffix}")
+            builder.call(store, (vector, pointer, mask))
+        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(LANES))), _INT)
+    return types.int64(A, types.UniTuple(types.intp, 2), values, indices, types.intp), generate
+
+
+def _by_width(generate):
+    """An intrinsic for one row of a CSR matrix and up to 128 columns of a factor, from b on, which stay in registers.
+
+    generate(builder, at, entry, begin, stop, i, columns) is called for every number of registers: at(name, *index) is
+    a pointer, entry(p) the column and the value of entry p of the matrix.
+    """
+    @intrinsic
+    def row(typing, indices, values, begin, stop, factor, i, b, sums):
+        names = ("indices", "values", "begin", "stop", "factor", "i", "b", "sums")
+
+        def body(context, builder, signature, args):
+            def at(name, *index):
+                position = names.index(name)
+                return _pointer(context, builder, signature.args[position], args[position], index)
+
+            def entry(p):
+                m = builder.sext(builder.load(at("indices", p)), _INT)
+                return m, _splat(builder, builder.load(at("values", p)))
+            columns = [builder.add(args[6], ir.Constant(_INT, LANES * q)) for q in range(_WIDTH)]
+            length = cgutils.unpack_tuple(builder, context.make_array(factor)(context, builder, args[4]).shape)[1]
+            left = builder.udiv(builder.sub(length, args[6]), ir.Constant(_INT, LANES))
+            for w in range(1, _WIDTH + 1):
+                with builder.if_then(builder.icmp_unsigned("==" if w < _WIDTH else ">=", left, ir.Constant(_INT, w))):
+                    generate(builder, at, entry, args[2], args[3], args[5], columns[:w])
+            return context.get_dummy_value()
+        return types.none(indices, values, types.intp, types.intp, factor, types.intp, types.intp, sums), body
+    return row
+
+
+def _loop(builder, begin, stop, step):
+    return cgutils.for_range_slice(builder, begin, stop, ir.Constant(_INT, step), intp=_INT)
+
+
+@_by_width
+def row_product(builder, at, entry, begin, stop, i, columns):
+    """Row i of `sums` = the row of A times V."""
+    ways = max(1, 4 // len(columns))  # independent sums, so that additions need not wait for each other
+    nothing = ir.Constant(ir.VectorType(at("sums", i, i).type.pointee, LANES), None)
+    total = [[cgutils.alloca_once_value(builder, nothing) for _ in columns] for _ in range(ways)]
+
+    def add(p, sums):
+        m, a = entry(p)
+        for column, place in zip(columns, sums, strict=True):
+            product = builder.fmul(a, _read(builder, at("factor", m, column)), flags=_FAST)
+            builder.store(builder.fadd(builder.load(place), product, flags=_FAST), place)
+    rest = builder.sub(stop, builder.urem(builder.sub(stop, begin), ir.Constant(_INT, ways)))
+    with _loop(builder, begin, rest, ways) as (p, _):
+        for way, sums in enumerate(total):
+            add(builder.add(p, ir.Constant(_INT, way)), sums)
+    with _loop(builder, rest, stop, 1) as (p, _):
+        add(p, total[0])
+    for column, *places in zip(columns, *total, strict=True):
+        value = builder.load(places[0])
+        for place in places[1:]:
+            value = builder.fadd(value, builder.load(place), flags=_FAST)
+        _write(builder, value, at("sums", i, column))
+
+
+@_by_width
+def row_add(builder, at, entry, begin, stop, i, columns):
+    """Add the row of A, transposed, times row i of U to `sums`."""
+    factor = [_read(builder, at("factor", i, column)) for column in columns]
+    with _loop(builder, begin, stop, 1) as (p, _):
+        m, a = entry(p)
+        for column, u in zip(columns, factor, strict=True):
+            place = at("sums", m, column)
+            _write(builder, builder.fadd(_read(builder, place), builder.fmul(a, u, flags=_FAST), flags=_FAST), place)
 
 
 @intrinsic
@@ -237,6 +341,17 @@ def add_gram(U, active, count, G):
 
 
 @njit(nogil=True, cache=True)
+def aligned(like, *shape):
+    """An empty array whose rows of 16 values, of the type of `like`, do not straddle cache lines."""
+    size = 1
+    for length in shape:
+        size *= length
+    memory = np.empty(size + LANES, like.dtype)
+    first = -memory.ctypes.data // memory.itemsize % LANES
+    return memory[first:first + size].reshape(shape)
+
+
+@njit(nogil=True, cache=True)
 def update(R, X, last, out, G, inverse, beta, inner, gram):
     """Relax tiles X (T, K', 16), given the rows of A Vᵀ in R (16 T, K'); leave the new rows of U in R.
 
@@ -244,16 +359,14 @@ def update(R, X, last, out, G, inverse, beta, inner, gram):
     last = new.
     """
     T, K, _ = X.shape
-    C, new = np.empty((K, LANES), X.dtype), np.empty((K, LANES), X.dtype)
+    C, new = aligned(X, K, LANES), aligned(X, K, LANES)
     active, count = np.empty((_CHUNK, K + 3), np.int64), np.empty(_CHUNK, np.int64)
-    seen = np.empty(K // _BLOCK, np.int64)
+    seen = np.empty(len(inverse) // _BLOCK, np.int64)
     for first in range(0, T, _CHUNK):  # all sweeps, then all products: G and `gram` do not push each other out of cache
         stop = min(first + _CHUNK, T)
         for t in range(first, stop):
-            rows = R[t * LANES:(t + 1) * LANES]
-            for p in range(LANES):
-                for k in range(K):
-                    C[k, p] = rows[p, k]
+            for k in range(0, K, LANES):
+                transpose(R, t * LANES, k, C, k, 0)
             for k in range(K):
                 store(new, (k, 0), load(X, (t, k, 0)))
             count[t - first] = sweep(new, C, G, inverse, inner, active[t - first], seen)
@@ -263,9 +376,8 @@ def update(R, X, last, out, G, inverse, beta, inner, gram):
                 store(last, (t, k, 0), y)
                 store(out, (t, k, 0), x)
                 store(C, (k, 0), x)
-            for p in range(LANES):
-                for k in range(K):
-                    rows[p, k] = C[k, p]
+            for k in range(0, K, LANES):
+                transpose(C, k, 0, R, t * LANES, k)
         for t in range(first, stop):
             add_gram(R[t * LANES:(t + 1) * LANES], active[t - first], count[t - first], gram)
 
@@ -274,37 +386,22 @@ def update(R, X, last, out, G, inverse, beta, inner, gram):
 def products(indptr, indices, values, V, R):
     """R (P, K') = A V for P rows of a CSR matrix: `indptr` (P + 1,), V (M, K')."""
     for i in range(len(indptr) - 1):
-        for b in range(0, V.shape[1] & -64, 64):
-            r0, r1, r2, r3 = zero(V), zero(V), zero(V), zero(V)
-            for p in range(indptr[i], indptr[i + 1]):
-                m, a = indices[p], values[p]
-                r0, r1 = muladd(a, load(V, (m, b)), r0), muladd(a, load(V, (m, b + 16)), r1)
-                r2, r3 = muladd(a, load(V, (m, b + 32)), r2), muladd(a, load(V, (m, b + 48)), r3)
-            store(R, (i, b), r0)
-            store(R, (i, b + 16), r1)
-            store(R, (i, b + 32), r2)
-            store(R, (i, b + 48), r3)
-        for b in range(V.shape[1] & -64, V.shape[1], LANES):
-            r0 = zero(V)
-            for p in range(indptr[i], indptr[i + 1]):
-                r0 = muladd(values[p], load(V, (indices[p], b)), r0)
-            store(R, (i, b), r0)
+        for b in range(0, V.shape[1], _WIDTH * LANES):
+            row_product(indices, values, indptr[i], indptr[i + 1], V, i, b, R)
 
 
 @njit(nogil=True, cache=True)
 def add_products(indptr, indices, values, U, C):
     """C (M, K') += AᵀU for P rows of a CSR matrix, U (P, K')."""
     for i in range(len(indptr) - 1):
-        for p in range(indptr[i], indptr[i + 1]):
-            m, a = indices[p], values[p]
-            for b in range(0, U.shape[1], LANES):
-                store(C, (m, b), muladd(a, load(U, (i, b)), load(C, (m, b))))
+        for b in range(0, U.shape[1], _WIDTH * LANES):
+            row_add(indices, values, indptr[i], indptr[i + 1], U, i, b, C)
 
 
 @njit(nogil=True, cache=True)
 def update_rows(indptr, indices, values, V, X, last, out, G, inverse, beta, inner, C, gram):
     """One update of the rows of U that belong to `indptr`, adding to C = AᵀU and gram = UᵀU while they are in cache."""
-    R = np.empty((_CHUNK * LANES, V.shape[1]), V.dtype)
+    R = aligned(V, _CHUNK * LANES, V.shape[1])
     for t in range(0, len(X), _CHUNK):
         stop = min(t + _CHUNK, len(X))
         pointers = indptr[t * LANES:stop * LANES + 1]
@@ -322,64 +419,105 @@ def couple(gram, G, inverse):
     for k in range(K):
         for j in range(k):
             gram[k, j] = gram[j, k]
-    for k in range(K):
+    for k in range(len(inverse)):
         inverse[k] = 1 / gram[k, k] if gram[k, k] > 0 else 0  # a dead component stays as it is
         for j in range(K):
             G[k // _BLOCK, j, k % _BLOCK] = gram[j, k]
 
 
 @njit(nogil=True, cache=True)
-def survey(A, bits, indptr):
-    """Count the non-zeros of A (N, M); `bits` is A seen as unsigned integers of the same size.
+def compress(A, bits, indptr, indices, values, columns):
+    """Fill the CSR form of A (N, M), unless it needs more than the space there is less M: then indptr[-1] = −1.
 
-    Leaves the row pointers (N' + 1,), N' ≥ N, of its CSR form, and returns the largest integer: that of the largest
-    entry, or one that is not below infinity's if an entry is negative, infinite or not a number (or −0).
+    indptr (N' + 1,), N' ≥ N; columns (M,) gets sums. `bits` is A seen as unsigned integers of the same size; returns
+    the largest of them: that of the largest entry, or one that is not below infinity's if an entry is negative,
+    infinite or not a number (or −0).
     """
     N, M = A.shape
-    largest = bits[0, 0]
+    largest, one, p, fits = bits[0, 0], A.dtype.type(1), 0, True
     indptr[0] = 0
-    for i in range(len(indptr) - 1):
-        count = 0
-        if i < N:
+    for i in range(N):
+        fits = fits and p + M <= len(values)
+        if fits:
             for b in range(0, M - LANES + 1, LANES):
-                count += count_bits(nonzeros(load(A, (i, b))))
+                p += pack(A, (i, b), values, indices, p)
+                store(columns, (b,), muladd(one, load(A, (i, b)), load(columns, (b,))))
             for m in range(M - M % LANES, M):
-                count += A[i, m] != 0
-            for m in range(M):
-                largest = max(largest, bits[i, m])
-        indptr[i + 1] = indptr[i] + count
+                columns[m] += A[i, m]
+                if A[i, m] != 0:
+                    indices[p], values[p] = m, A[i, m]
+                    p += 1
+            indptr[i + 1] = p
+        for m in range(M):
+            largest = max(largest, bits[i, m])
+    indptr[N + 1:] = p
+    if not fits or p + M > len(values):
+        indptr[-1] = -1
     return largest
 
 
+@njit(nogil=True, cache=True, fastmath=True)
+def square_norm(values):
+    total = 0.0
+    for p in range(len(values)):
+        total += np.float64(values[p]) ** 2
+    return total
+
+
 @njit(nogil=True, cache=True)
-def compress(A, indptr, indices, values, used):
-    """Fill the CSR form of A (N, M); used (M,) is set where a column is not zero."""
-    N, M = A.shape
-    for i in range(N):
-        p = indptr[i]
-        for b in range(0, M - 63, 64):
-            bits = nonzeros(load(A, (i, b))) | nonzeros(load(A, (i, b + 16))) << 16
-            bits |= nonzeros(load(A, (i, b + 32))) << 32 | nonzeros(load(A, (i, b + 48))) << 48
-            while bits:
-                m = b + lowest_bit(bits)
-                indices[p], values[p], used[m] = m, A[i, m], 1
-                bits &= bits - 1
-                p += 1
-        for m in range(M - M % 64, M):
-            if A[i, m] != 0:
-                indices[p], values[p], used[m] = m, A[i, m], 1
-                p += 1
+def add_all(V, gram):
+    """Add VᵀV of rows V (16 T, K') to gram (K', K'), the blocks on and above the diagonal."""
+    everything = np.arange(len(gram) + 3)
+    for t in range(0, len(V), LANES):
+        add_gram(V[t:t + LANES], everything, len(gram), gram)
 
 
-class _Sparse:
-    """The rows of A in CSR form; which of them, and of the columns, are not zero; ‖A‖²."""
+@njit(nogil=True, cache=True, fastmath=True)
+def fit(C, gram, V):
+    """⟨C, V⟩ and ⟨gram, VᵀV⟩, summed in float64."""
+    K, cross, own = len(gram), 0.0, 0.0
+    other = np.zeros((K, K), V.dtype)
+    add_all(V, other)
+    for m in range(len(V)):
+        for k in range(K):
+            cross += np.float64(C[m, k]) * np.float64(V[m, k])
+    for k in range(K):
+        for j in range(k // LANES * LANES, K):
+            part = np.float64(gram[k, j]) * np.float64(other[k, j])
+            own += part if j // LANES == k // LANES else 2 * part
+    return cross, own
 
-    def __init__(self, A, indptr):
-        self.indptr = indptr
-        self.indices, self.values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], A.dtype)
-        self.columns, self.rows = np.zeros(A.shape[1], A.dtype), np.diff(indptr)[:len(A)] > 0
-        compress(A, indptr, self.indices, self.values, self.columns)
-        self.square = float(np.square(self.values).sum(dtype=np.float64))
+
+class Sparse:
+    """A matrix in CSR form, its rows padded to whole tiles; which of them, and of the columns, are not zero; ‖A‖²."""
+
+    def __init__(self, N, indptr, indices, values, columns):
+        self.N, self.indptr, self.indices, self.values, self.columns = N, indptr, indices, values, columns
+        self.rows, self.square = np.diff(indptr)[:N] > 0, square_norm(values)
+
+    def divided(self, scale):
+        return Sparse(self.N, self.indptr, self.indices, self.values / scale, self.columns) if scale != 1 else self
+
+    def take(self, index):
+        """The matrix of these rows, one of zeros where there are none."""
+        first, length = self.indptr[index], np.diff(self.indptr)[index]
+        N = max(len(index), 1)
+        indptr = np.zeros(-(-N // LANES) * LANES + 1, np.int64)
+        indptr[1:len(index) + 1] = length.cumsum()
+        indptr[len(index) + 1:] = indptr[len(index)]
+        places = np.repeat(first - indptr[:len(index)], length) + np.arange(indptr[-1])
+        columns = np.zeros_like(self.columns)
+        columns[self.indices[places]] = 1
+        return Sparse(N, indptr, self.indices[places], self.values[places], columns)
+
+    def slices(self):
+        """The rows as they are, some at a time."""
+        for first in range(0, self.N, _SLICE):
+            pointers = self.indptr[first:min(first + _SLICE, self.N) + 1]
+            A = np.zeros((len(pointers) - 1, len(self.columns)), self.values.dtype)
+            entries = slice(pointers[0], pointers[-1])
+            A[np.repeat(np.arange(len(A)), np.diff(pointers)), self.indices[entries]] = self.values[entries]
+            yield torch.from_numpy(A)
 
     def update(self, V, X, last, out, G, inverse, beta, inner, pool):
         def work(t, stop, C, gram):
@@ -388,21 +526,36 @@ class _Sparse:
         return _in_pieces(work, len(X), V, pool)
 
 
-class _Dense:
-    """The rows of A as they are, a slice at a time; which of them, and of the columns, are not zero; ‖A‖²."""
+class Dense:
+    """A (N, M), any floating type, divided by `scale`, a chunk of rows at a time; otherwise as Sparse."""
 
-    def __init__(self, slices, N, M, dtype):
-        self.slices, first = slices, 0
-        lengths, columns = torch.zeros(N, dtype=dtype), torch.zeros(M, dtype=dtype)
-        for A in slices():  # what is kept has its place beforehand: between large slices it would hold on to memory
-            lengths[first:first + len(A)] = torch.linalg.vector_norm(A, dim=1)
-            torch.maximum(columns, A.amax(0), out=columns)
-            first += len(A)
+    def __init__(self, A, dtype, scale=1, chunk=None, room=None):
+        self.A, self.dtype, self.scale, (self.N, M), first = A, dtype, scale, A.shape, 0
+        self.chunk = -(-(chunk or _SLICE) // LANES) * LANES
+        self.room = room  # for one chunk, if it is not taken from A as it is
+        if room is None and not (A.dtype == dtype and scale == 1):
+            self.room = torch.empty(min(self.chunk, self.N), M, dtype=dtype)
+        lengths, columns = torch.zeros(self.N, dtype=dtype), torch.zeros(M, dtype=dtype)
+        for rows in self.slices():  # what is kept has its place beforehand: it would hold on to memory between slices
+            lengths[first:first + len(rows)] = torch.linalg.vector_norm(rows, dim=1)
+            torch.maximum(columns, rows.amax(0), out=columns)
+            first += len(rows)
         self.rows, self.columns = (lengths > 0).numpy(), (columns > 0).to(dtype).numpy()
         self.square = float(lengths.double().square().sum())
 
+    def take(self, index):
+        rows = self.A[index] if len(index) else torch.zeros_like(self.A[:1])
+        return Dense(rows, self.dtype, self.scale, self.chunk, self.room)
+
+    def slices(self):
+        """Each lasts until the next."""
+        for first in range(0, self.N, self.chunk):
+            rows = self.A[first:first + self.chunk]
+            yield rows if self.room is None else self.room[:len(rows)].copy_(rows).div_(self.scale)
+
     def update(self, V, X, last, out, G, inverse, beta, inner, pool):
-        K, C, gram, first = V.shape[1], np.zeros_like(V), np.zeros((V.shape[1],) * 2, V.dtype), 0
+        K, first = V.shape[1], 0
+        C, gram = _zeros(V, *V.shape), _zeros(V, K, K)
         for A in self.slices():
             N, M = A.shape
             R = torch.zeros(-(-N // LANES) * LANES, K, dtype=A.dtype)
@@ -432,7 +585,7 @@ def _in_pieces(work, tiles, like, pool):
     edges = [tiles * i // count for i in range(count + 1)]
 
     def piece(first, stop):
-        C, gram = np.zeros_like(like), np.zeros((K, K), like.dtype)
+        C, gram = _zeros(like, *like.shape), _zeros(like, K, K)
         work(first, stop, C, gram)
         return C, gram
 
@@ -446,60 +599,49 @@ def _in_pieces(work, tiles, like, pool):
 
 
 def survey_all(A):
-    """(B,) largest entries of A (B, N, M), and for each matrix the row pointers of its CSR form, None if A is dense.
+    """(B,) largest entries of A (B, N, M), and the matrices in CSR form, None in place of those that are dense.
 
     The largest entries are None if an entry is not finite or negative.
     """
-    A = A.numpy()
-    bits = A.view(np.uint32 if A.dtype == np.float32 else np.uint64)
-    indptr = np.empty((len(A), -(-A.shape[1] // LANES) * LANES + 1), np.int64)
-    largest = [survey(*matrix) for matrix in zip(A, bits, indptr, strict=True)]
-    peaks = torch.from_numpy(np.array(largest, bits.dtype).view(A.dtype))
-    sparse = indptr[:, -1].sum() <= _DENSITY * A.size
-    return peaks if (peaks >= 0).all() and (peaks < math.inf).all() else None, indptr if sparse else [None] * len(A)
+    A, (_, N, M) = A.numpy(), A.shape
+    bits, peaks, found = A.view(np.uint32 if A.dtype == np.float32 else np.uint64), np.empty(len(A), A.dtype), []
+    for b, X in enumerate(A):
+        space = int(_DENSITY * X.size) + M
+        indptr, columns = np.empty(-(-N // LANES) * LANES + 1, np.int64), np.zeros(M, A.dtype)
+        indices, values = np.empty(space, np.int32), np.empty(space, A.dtype)
+        peaks[b:b + 1].view(bits.dtype)[0] = compress(X, bits[b], indptr, indices, values, columns)
+        count = indptr[-1]
+        found.append(Sparse(N, indptr, indices[:count], values[:count], columns) if count >= 0 else None)
+    return torch.from_numpy(peaks) if (peaks >= 0).all() and (peaks < math.inf).all() else None, found
 
 
 class Problem:
     """A ≈ U V for one matrix: the state between iterations. (X, W) is the best pair so far, as tiles.
 
-    A (N, M), any floating type, is divided by `scale`; indptr: the row pointers of its CSR form, None to keep it dense.
-    U (N, K) and V (K, M) are in the type to compute in.
+    source: A (N, M). U (N, K) and V (K, M) are in the type to compute in.
     guess: a point (K, M) to take the first step from instead of V. inner_V: sweeps of V that open the solution.
-    `sum_all` adds arrays over processes, in place.
+    close: squared error below which it is taken from the residual. `sum_all` adds arrays over processes, in place.
     """
 
-    def __init__(self, A, indptr, U, V, guess, scale, chunk, inner_V, sum_all, pool):
+    def __init__(self, source, U, V, guess, inner_V, close, sum_all, pool):
         self.N, self.K, self.M = len(U), len(V), V.shape[1]
-        self.A, self.scale, self.dtype, self.sum_all, self.pool = A, scale, V.dtype, sum_all, pool
-        self.chunk = -(-(chunk or _SLICE) // LANES) * LANES
-        self.source = (_Dense(self.slices, self.N, self.M, self.dtype) if indptr is None
-                       else _Sparse(self._slice(0, self.N).numpy(), indptr))
-        norm2 = np.array([self.source.square])
+        self.source, self.close, self.sum_all, self.pool = source, close, sum_all, pool
+        columns, norm2 = source.columns.copy(), np.array([source.square])
         sum_all(norm2)
-        sum_all(self.source.columns)
+        sum_all(columns)
         self.norm2 = norm2[0]
-        padded = -(-self.K // LANES) * LANES
-        self.G = np.zeros((padded // _BLOCK, padded, _BLOCK), V.numpy().dtype)
-        self.inverse = np.zeros(padded, self.G.dtype)
-        self.X = _tiles(U.numpy() * self.source.rows[:, None], padded)
-        self.W = _tiles(V.mT.numpy() * (self.source.columns > 0)[:, None], padded)
-        self.last, self.out = self.X.copy(), np.empty_like(self.X)
-        self.V = _rows(self.W)  # (M', K') rows of the point that the next step starts from
-        self.t = 1.0
+        self.X = tiles(U.contiguous().numpy(), source.rows, -(-self.K // LANES) * LANES)
+        self.W = self._tiles_of_V(V, columns > 0)
+        self.last, self.out = _zeros(self.X, *self.X.shape), aligned(self.X, *self.X.shape)
+        K = self.X.shape[1]
+        self.G, self.inverse = _zeros(self.X, K // _BLOCK, K, _BLOCK), _zeros(self.X, -(-self.K // _BLOCK) * _BLOCK)
+        self.V = rows(self.W)  # (M', K') rows of the point that the next step starts from
         self._first_step(inner_V)
-        self.fresh = guess is not None
-        if self.fresh:
-            self.from_ = _tiles(guess.mT.numpy(), padded)
-            self.V = _rows(self.from_)
-            self.gram_V = self.V.T @ self.V
+        self._restart(None if guess is None else self._tiles_of_V(guess))
 
-    def slices(self):
-        for first in range(0, self.N, self.chunk):
-            yield self._slice(first, first + self.chunk)
-
-    def _slice(self, first, stop):
-        rows = self.A[first:stop].to(self.dtype)
-        return rows if self.scale == 1 else rows / self.scale
+    def _tiles_of_V(self, V, keep=None):
+        V = V.mT.contiguous().numpy()
+        return tiles(V, np.ones(len(V), bool) if keep is None else keep, -(-len(V[0]) // LANES) * LANES)
 
     def _products(self, beta, inner):
         """Step of U from (X, V); AᵀU and UᵀU of the rows in `out`, over all processes, and G from the latter."""
@@ -508,32 +650,37 @@ class Problem:
         couple(gram, self.G, self.inverse)
         return C, gram
 
+    def _update_V(self, C, start, last, beta, inner):
+        """Step of V from `start`, `last` becoming its result: what it extrapolates to, as tiles and rows, and Gram."""
+        out, rows = aligned(C, *start.shape), _copy(C)
+        return out, rows, _update(rows, start, last, out, self.G, self.inverse, beta, inner, self.pool)
+
     def _first_step(self, inner):
         """Make U V fit A as well as one factor can, then improve V, as the products for it are at hand."""
         nothing = self.G.dtype.type(0)
-        C, gram = self._products(nothing, 0)
-        fit, size = _dot(C, self.V), _dot(gram, self.V.T @ self.V)
-        factor = self.G.dtype.type(math.sqrt(fit / size) if fit > 0 and size > 0 else 1)
+        C, gram = self._products(nothing, 0)  # which leaves U in `last` and `out`, too
+        cross, own = fit(C, gram, self.V)
+        factor = self.G.dtype.type(math.sqrt(cross / own) if cross > 0 and own > 0 else 1)
         for array in (self.X, self.last, self.out, C, self.W):
             array *= factor
         gram *= factor ** 2
         couple(gram, self.G, self.inverse)
-        new = self.W.copy()
-        _update(C.copy(), self.W, new, np.empty_like(new), self.G, self.inverse, nothing, inner, self.pool)
+        new = _copy(self.W)
+        self._update_V(C, self.W, new, nothing, inner)
         self.W = new
-        self._restart()
-        self.error = self._relative(C, gram, self.V)
+        self.error = self._relative(C, gram, rows(new))
 
     def _relative(self, C, gram, V):
         """‖A − U V‖ / ‖A‖ from the products, or from the residual of (out, V) where they would cancel."""
         if self.norm2 == 0:
             return 0.0
-        square = (self.norm2 - 2 * _dot(C, V) + _dot(gram, V.T @ V)) / self.norm2
-        if square < (1e-3 if self.dtype == torch.float32 else 1e-10):
+        cross, own = fit(C, gram, V)
+        square = (self.norm2 - 2 * cross + own) / self.norm2
+        if square < self.close:
             total, first = np.zeros(1), 0
             V = torch.from_numpy(V[:self.M, :self.K]).mT
-            for A in self.slices():
-                U = _rows(self.out[first // LANES:-(-(first + len(A)) // LANES)])[:len(A), :self.K]
+            for A in self.source.slices():
+                U = rows(self.out[first // LANES:-(-(first + len(A)) // LANES)])[:len(A), :self.K]
                 left = torch.addmm(A, torch.from_numpy(U), V, alpha=-1)
                 total += float(torch.linalg.vector_norm(left, dim=1).double().square().sum())
                 first += len(A)
@@ -546,21 +693,22 @@ class Problem:
         t_next = (1 + math.sqrt(1 + 4 * self.t ** 2)) / 2
         beta = self.G.dtype.type(min((self.t - 1) / t_next, cap))
         couple(self.gram_V, self.G, self.inverse)
-        C, gram = self._products(beta, 8 if self.fresh else inner_U)
-        self.fresh = False
-        new, out, rows = self.W.copy(), np.empty_like(self.W), C.copy()
-        gram_V = _update(rows, self.from_, new, out, self.G, self.inverse, beta, inner_V, self.pool)
-        error = self._relative(C, gram, _rows(new))
+        C, gram = self._products(beta, inner_U)
+        new = _copy(self.W)
+        out, V, gram_V = self._update_V(C, self.from_, new, beta, inner_V)
+        error = self._relative(C, gram, rows(new))
         if error <= self.error:
             self.X, self.out = self.out, self.X
-            self.W, self.from_, self.V, self.gram_V = new, out, rows, gram_V
+            self.W, self.from_, self.V, self.gram_V = new, out, V, gram_V
             self.error, self.t = error, t_next
         else:
             self._restart()
 
-    def _restart(self):
-        self.from_, self.V, self.t = self.W, _rows(self.W), 1.0
-        self.gram_V = self.V.T @ self.V
+    def _restart(self, guess=None):
+        self.from_, self.t = self.W if guess is None else guess, 1.0
+        self.V = rows(self.from_)
+        self.gram_V = _zeros(self.V, *(self.V.shape[1],) * 2)
+        add_all(self.V, self.gram_V)
 
     def dead(self):
         """Indices of the components that contribute nothing."""
@@ -571,28 +719,46 @@ class Problem:
     def revive(self, components, rows):
         """Give components new rows of V; their columns of U become zero, which leaves the error as it is."""
         self.X[:, components] = 0
-        self.W[:, components] = _tiles(rows.mT.numpy(), len(components))
+        self.W[:, components] = self._tiles_of_V(rows)[:, :len(components)]
         self._restart()
 
     def factors(self):
         """U (N, K) and V (K, M)."""
-        U, V = _rows(self.X)[:self.N, :self.K], _rows(self.W)[:self.M, :self.K].T
+        U, V = rows(self.X)[:self.N, :self.K], rows(self.W)[:self.M, :self.K].T
         return torch.from_numpy(np.ascontiguousarray(U)), torch.from_numpy(np.ascontiguousarray(V))
 
 
-def _dot(X, Y):
-    return float((X * Y).sum(dtype=np.float64))
+def _zeros(like, *shape):
+    X = aligned(like, *shape)
+    X.fill(0)
+    return X
 
 
-def _tiles(X, K):
-    """(P, K) -> (⌈P/16⌉, K', 16)."""
-    tiles = np.zeros((-(-len(X) // LANES), K, LANES), X.dtype)
-    for p in range(LANES):
-        rows = X[p::LANES]
-        tiles[:len(rows), :X.shape[1], p] = rows
-    return tiles
+def _copy(X):
+    Y = aligned(X, *X.shape)
+    Y[:] = X
+    return Y
 
 
-def _rows(tiles):
+@njit(nogil=True, cache=True)
+def tiles(X, keep, K):
+    """(P, k) -> (⌈P/16⌉, K, 16), with zeros in the rows that are not kept."""
+    T = -(-len(X) // LANES)
+    out = aligned(X, T, K, LANES)
+    out[:] = 0
+    for i in range(len(X)):
+        if keep[i]:
+            for k in range(X.shape[1]):
+                out[i // LANES, k, i % LANES] = X[i, k]
+    return out
+
+
+@njit(nogil=True, cache=True)
+def rows(tiles):
     """(T, K', 16) -> (16 T, K')."""
-    return np.ascontiguousarray(tiles.transpose(0, 2, 1)).reshape(-1, tiles.shape[1])
+    T, K, _ = tiles.shape
+    out = aligned(tiles, T * LANES, K)
+    for t in range(T):
+        for k in range(0, K, LANES):
+            transpose(tiles[t], k, 0, out, t * LANES, k)
+    return out

@@ -4,6 +4,7 @@ Columns of X are independent, so a program owns a tile of columns of one problem
 negative gradient R = C − G X of its tile in registers and updates it as rows of X move, so a pass reads X and G once.
 """
 
+from functools import cache
 from typing import overload
 
 import torch
@@ -162,6 +163,7 @@ def sweep(X, G, C, inner, previous=None, beta=None, precision="ieee"):
     return new if previous is None else (new, ahead)
 
 
+@cache
 def works(device: torch.device) -> bool:
     """Can kernels be built for this device? Triton wants a C compiler the first time."""
     try:

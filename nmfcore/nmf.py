@@ -32,8 +32,9 @@ _BLOCK = 16  # components per matrix product inside a HALS sweep
 _EAGER = 50  # iterations on a GPU before one is captured as a graph
 _WINDOW = 10  # iterations between which progress is measured
 _MOMENTUM = 0.97  # cap of the extrapolation weight
-_SAMPLE = 2048  # rows, at least, on which a tall problem is solved first
-_FIRST = (20, 1e-3)  # at most this many iterations there, and their tolerance
+_SAMPLE = (512, 2048)  # an eighth of the rows, within these bounds, on which a tall problem is solved first
+_FIRST = 5  # iterations there
+_SPREAD = 2 ** 14  # N·M·K above which problems run in threads: smaller ones would wait for each other in Python
 _REVIVALS = 3  # how often dead components may get a new start
 _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-10}  # squared error below which Gram products cancel
 
@@ -173,10 +174,10 @@ class _Run:
                 raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, got {got}")
             A = torch.where(mask.unsqueeze(-1), A, 0)
         self.A = A.reshape(-1, self.N, self.M)
-        self.peak, self.indptr = None, [None] * len(self.A)
+        self.peak, self.sparse = None, [None] * len(self.A)
         if self.compiled and chunk is None:
             self.A = self.A.contiguous()
-            self.peak, self.indptr = _cpu.survey_all(self.A)
+            self.peak, self.sparse = _cpu.survey_all(self.A)
         if self.peak is None:
             self.peak = _peaks(A, chunk or self.N)  # (B,)
         if not isinstance(init, (tuple, list)):
@@ -199,7 +200,7 @@ class _Run:
             if U.shape != (*self.batch, self.N, K) or V.shape != (*self.batch, K, self.M):
                 raise ValueError(f"init must have shapes {(*self.batch, self.N, K)} and {(*self.batch, K, self.M)}, "
                                  f"got {tuple(U.shape)} and {tuple(V.shape)}")
-        if not all(torch.isfinite(X).all() and (X >= 0).all() for X in init):
+        if not all(low >= 0 and high < math.inf for low, high in map(torch.aminmax, init)):  # NaN is neither
             raise ValueError("init must be finite and ≥ 0")
         U, V = (X.detach().to(self.A.device, self.dtype).reshape(-1, *X.shape[-2:]) for X in init)
         self.start_peak = U.amax((-2, -1))  # (B,)
@@ -215,7 +216,8 @@ class _Run:
             solved = self._chain(A, ranks)
         else:
             tasks = [(b, K) for b in range(len(self.A)) for K in ([ranks] if self.warm else [[K] for K in ranks])]
-            spread = self.pool and len(tasks) > 1 and not self.group and self.indptr[0] is not None
+            large = self.N * self.M * max(ranks) > _SPREAD
+            spread = self.pool and large and len(tasks) > 1 and not self.group and all(self.sparse)
             parts = list((self.pool.map if spread else map)(
                 lambda task: self._compiled_chain(*task, None if spread else self.pool), tasks))
             solved = {K: [torch.stack([part[K][i] for part in parts if K in part]) for i in range(5)] for K in ranks}
@@ -226,8 +228,10 @@ class _Run:
     def _result(self, U, V, error, iterations, status, start):
         for measure in (torch.amax, torch.linalg.vector_norm):  # the largest first: squares of tiny rows vanish
             size = measure(V, dim=-1, keepdim=True)  # (B, K, 1)
-            V, U = V / torch.where(size > 0, size, 1), U * size.mT
-        U = (U * self.scale[:, None, None]).clamp_max(torch.finfo(U.dtype).max)  # rounding at the very top
+            V = V / torch.where(size > 0, size, 1)
+            U *= size.mT
+        U *= self.scale[:, None, None]
+        U.clamp_max_(torch.finfo(U.dtype).max)  # rounding at the very top
         shape = self.batch
         return NMF(U.reshape(*shape, *U.shape[1:]), V.reshape(*shape, *V.shape[1:]), error.reshape(shape),
                    iterations.reshape(shape), status.reshape(shape), start)
@@ -288,8 +292,10 @@ class _Run:
 
     def _sample(self, K):
         """Indices of the rows to solve first, spread evenly over all processes; None where that does not pay."""
-        size = max(_SAMPLE, 4 * K)
-        if self.total < 4 * size:
+        least, most = _SAMPLE
+        size = max(16 * K, min(max(least, self.total // 8), most))
+        few = 4 * most if self.A.is_cuda else 0  # which take a GPU as long as many
+        if self.total < max(4 * size, few):
             return None
         golden = (torch.arange(self.offset, self.offset + self.N, dtype=torch.float64) * 0.6180339887498949) % 1
         return (golden < size / self.total).nonzero().flatten()
@@ -326,25 +332,25 @@ class _Run:
 
     def _compiled_chain(self, b, ranks, pool):
         """{K: U, V, error, iterations, status} of matrix b, each rank after the first starting from the one before."""
-        A, scale, solved, previous = self.A[b], float(self.scale[b]), {}, None
+        scale, solved, previous = float(self.scale[b]), {}, None
+        A = self.sparse[b].divided(scale) if self.sparse[b] else _cpu.Dense(self.A[b], self.dtype, scale, self.chunk)
 
-        def problem(A, indptr, U, V, guess=None):
-            return _cpu.Problem(A, indptr, U, V, guess, scale, self.chunk, _inner(len(V))[1], self.sum_all, pool)
+        def problem(A, U, V, guess=None):
+            return _cpu.Problem(A, U, V, guess, _inner(len(V))[1], _CLOSE[self.dtype], self.sum_all, pool)
         for K in ranks:
             guess = None
             if previous:
-                U, V = self._extended(previous.slices(), *previous.factors(), K)
+                U, V = self._extended(A.slices(), *previous.factors(), K)
             else:
                 U, V = (X[b] for X in self._start(K))
                 U = U.mT
                 index = self._sample(K)
                 if index is not None:
-                    part = _rows_at(A, index)
-                    pointers = None if self.indptr[b] is None else _cpu.survey_all(part[None].to(self.dtype))[1][0]
-                    sample = problem(part, pointers, _rows_at(U, index), V)
-                    self._iterate(sample, *_FIRST)
+                    sample = problem(A.take(index.numpy()), _rows_at(U, index), V)
+                    self._iterate(sample, _FIRST, 0)
                     guess = sample.factors()[1]
-            previous = problem(A, self.indptr[b], U, V, guess)
+                    del sample  # with its rows
+            previous = problem(A, U, V, guess)
             iterations, status = self._iterate(previous, self.max_iter, self.tol, _REVIVALS)
             solved[K] = (*previous.factors(), torch.tensor(previous.error, dtype=torch.float64),
                          torch.tensor(iterations), torch.tensor(status))
@@ -362,7 +368,7 @@ class _Run:
                     dead = problem.dead() if revivals else ()
                     if len(dead) == 0:
                         return iteration, 1
-                    problem.revive(dead, self._unexplained(problem.slices(), *problem.factors(), len(dead)))
+                    problem.revive(dead, self._unexplained(problem.source.slices(), *problem.factors(), len(dead)))
                     revivals -= 1
                 window = problem.error
         return max_iter, 0
@@ -382,7 +388,7 @@ class _Run:
                 U, V = self._start(K)
                 index = self._sample(K) if self.solver == "hals" else None
                 if index is not None:
-                    guess = self._solve(_rows_at(A, index), _rows_at(U.mT, index).mT, V, None, *_FIRST)[1]
+                    guess = self._solve(_rows_at(A, index), _rows_at(U.mT, index).mT, V, None, _FIRST, 0)[1]
             solved[K] = self._solve(A, U, V, guess, self.max_iter, self.tol, _REVIVALS)
             previous = solved[K][:2]
         return solved
@@ -404,7 +410,7 @@ class _Run:
         factor = torch.where((fit > 0) & (size > 0), fit / size, 1).sqrt()
         U, V, G, C = factor * U, factor * V, factor.square() * G, factor * C
         if hals:
-            V = _sweep(V, G, C, _inner(V.shape[1])[1])  # as the products for it are at hand
+            V = self._relax(V, G, C, _inner(V.shape[1])[1], V, A.new_zeros(B))[0]  # as the products for it are at hand
         error = self.error(A, U, V, norm2, G, C, True)
         s = {"A": A, "norm2": norm2, "U": U, "V": V, "error": error}
         if hals:
@@ -415,7 +421,7 @@ class _Run:
         done, left = zeros.bool(), zeros + revivals
         steps, check = _Steps(self, s), _WINDOW
         for iteration in range(1, max_iter + 1):
-            steps.advance(8 if guess is not None and iteration == 1 else None)
+            steps.advance()
             s = steps.state
             if iteration % check and iteration < max_iter and not steps.close:
                 continue  # so that the host need not wait for the device
@@ -452,14 +458,14 @@ class _Run:
             s["U_last"][b], s["V_from"][b], s["t"][b] = s["U"][b], s["V"][b], 1
         return len(dead) > 0
 
-    def hals(self, s, inner=None, explicit=False):
+    def hals(self, s, explicit=False):
         """The state after one extrapolated iteration; (U, V) is the best pair so far, V_from where a step begins."""
         A, K = s["A"], s["V"].shape[1]
         inner_U, inner_V = _inner(K)
         t_next = (1 + (1 + 4 * s["t"] ** 2).sqrt()) / 2
         beta = ((s["t"] - 1) / t_next).clamp_max(_MOMENTUM).to(A.dtype)
-        U_last, U = self._relax(s["U"], s["V_from"] @ s["V_from"].mT, s["V_from"] @ A.mT, inner or inner_U,
-                                s["U_last"], beta)
+        U_last, U = self._relax(s["U"], s["V_from"] @ s["V_from"].mT, s["V_from"] @ A.mT, inner_U, s["U_last"],
+                                beta)
         G, C = U @ U.mT, U @ A
         self.sum_all(G, C)
         V, V_from = self._relax(s["V_from"], G, C, inner_V, s["V"], beta)
@@ -472,7 +478,7 @@ class _Run:
                     "V_from": torch.where(keep, V_from, best), "error": torch.where(better, error, s["error"]),
                     "t": torch.where(better, t_next, 1)}
 
-    def mu(self, s, inner=None, explicit=False):
+    def mu(self, s, explicit=False):
         """The state after one pair of multiplicative updates, U first."""
         A, U, V = s["A"], s["U"], s["V"]
         tiny = torch.finfo(A.dtype).eps
@@ -600,10 +606,10 @@ class _Steps:
             self.run.sum_all(G, C)
             s["error"].copy_(self.run.error(s["A"], s["U"], s["V"], s["norm2"], G, C, True))
 
-    def advance(self, inner=None):
+    def advance(self):
         step = getattr(self.run, self.run.solver)
         if not self.state["A"].is_cuda or self.run.group or self.close or self.eager > 0:
-            self.state = step(self.state, inner, self.close)
+            self.state = step(self.state, self.close)
             self.graph, self.eager = None, self.eager - 1
             return
         if self.graph is None:

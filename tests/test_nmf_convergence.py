@@ -245,14 +245,14 @@ def test_steps_written_in_place_are_the_same_steps(K, solver, plain, monkeypatch
     expected = nmf(A, K, solver=solver, tol=1e-5, max_iter=60)
     in_place = []
 
-    def advance(self, inner=None):
+    def advance(self):
         if self.graph is None:
             self.state = {name: value if name in ("A", "norm2") else value.clone(
                 memory_format=torch.contiguous_format) for name, value in self.state.items()}
             self.graph = True
             places = [value.data_ptr() for value in self.state.values()]
             assert len(set(places)) == len(places)
-        for name, value in getattr(self.run, self.run.solver)(self.state, inner, self.close).items():
+        for name, value in getattr(self.run, self.run.solver)(self.state, self.close).items():
             if value is not self.state[name]:
                 self.state[name].copy_(value)
                 in_place.append(name)

@@ -45,9 +45,13 @@ def coupled(G):
     K = padded(len(G))
     gram = np.zeros((K, K), G.dtype)
     gram[:len(G), :len(G)] = np.triu(G)  # the rest is not read
-    blocks, inverse = np.full((K // 8, K, 8), np.nan, G.dtype), np.full(K, np.nan, G.dtype)
+    blocks, inverse = np.full((K // 8, K, 8), np.nan, G.dtype), np.full(-(-len(G) // 8) * 8, np.nan, G.dtype)
     _cpu.couple(gram, blocks, inverse)
     return gram, blocks, inverse
+
+
+def _tiles(X, K):
+    return _cpu.tiles(X, np.ones(len(X), bool), K)
 
 
 def swept(X, G, C, inner):
@@ -68,7 +72,7 @@ def test_couple(K, dtype):
     for k in range(K):
         np.testing.assert_array_equal(blocks[k // 8, :, k % 8], gram[:, k])
     np.testing.assert_array_equal(inverse[:K], np.divide(1, np.diag(G), where=np.diag(G) > 0, out=np.zeros(K, dtype)))
-    assert not gram[K:].any() and not inverse[K:].any() and np.isfinite(blocks).all()
+    assert not gram[K:].any() and not inverse[K:].any() and np.isfinite(blocks[:len(inverse) // 8]).all()
 
 
 @both
@@ -78,8 +82,8 @@ def test_a_sweep_equals_the_plain_one(K, inner, dtype):
     X, G, C = problem(K, LANES, dtype, seed=K, dead=[K - 1] if K > 8 else [])
     X[:, :K // 2] = 0  # components that are not in use at first
     _, blocks, inverse = coupled(G)
-    tile, products = _cpu._tiles(X, padded(K))[0], _cpu._tiles(C, padded(K))[0]
-    active, seen = np.full(padded(K) + 3, -1), np.full(padded(K) // 8, -1)
+    tile, products = _tiles(X, padded(K))[0], _tiles(C, padded(K))[0]
+    active, seen = np.full(padded(K) + 3, -1), np.full(-(-K // 8), -1)
     count = _cpu.sweep(tile, products, blocks, inverse, inner, active, seen)
     close(tile[:K].T, swept(X, G, C, inner), 100)
     assert not tile[K:].any()
@@ -97,15 +101,15 @@ def test_update_sweeps_extrapolates_and_multiplies(K, dtype):
     rows[:, :K] = C
     gram, blocks, inverse = coupled(G)
     gram[:] = 0
-    tiles, before, out = _cpu._tiles(X, padded(K)), _cpu._tiles(last, padded(K)), np.full((3, padded(K), LANES), np.nan,
+    tiles, before, out = _tiles(X, padded(K)), _tiles(last, padded(K)), np.full((3, padded(K), LANES), np.nan,
                                                                                          dtype)
     _cpu.update(rows, tiles, before, out, blocks, inverse, beta, 2, gram)
     new = swept(X, G, C, 2)
     ahead = np.maximum(new + 0.7 * (new - last), 0)
-    np.testing.assert_array_equal(_cpu._rows(tiles)[:, :K], X)  # read, not written
-    close(_cpu._rows(before)[:, :K], new, 100)
-    close(_cpu._rows(out)[:, :K], ahead, 100)
-    np.testing.assert_array_equal(_cpu._rows(out), rows)
+    np.testing.assert_array_equal(_cpu.rows(tiles)[:, :K], X)  # read, not written
+    close(_cpu.rows(before)[:, :K], new, 100)
+    close(_cpu.rows(out)[:, :K], ahead, 100)
+    np.testing.assert_array_equal(_cpu.rows(out), rows)
     blocks_above = np.triu(np.ones((padded(K) // LANES,) * 2)).repeat(LANES, 0).repeat(LANES, 1) > 0
     close(gram[blocks_above], (rows.astype(float).T @ rows)[blocks_above])
 
@@ -125,6 +129,14 @@ def test_add_gram(K, density, dtype):
         close(G[rows, k:], (before + U.astype(float).T @ U)[rows, k:])
 
 
+def compressed(A, space):
+    """Largest entry as an integer, row pointers, columns, values and sums of the columns of A (21, M)."""
+    indptr = np.full(32 + 1, -5, np.int64)  # padded to whole tiles
+    indices, values, columns = np.full(space, -1, np.int32), np.full(space, -1, A.dtype), np.zeros_like(A[0])
+    largest = _cpu.compress(A, A.view(f"u{A.itemsize}"), indptr, indices, values, columns)
+    return largest, indptr, indices, values, columns
+
+
 @both
 @pytest.mark.parametrize("M", [1, 15, 16, 17, 40, 64])
 @pytest.mark.parametrize("density", [0, 0.1, 1])
@@ -132,33 +144,55 @@ def test_the_sparse_form_is_that_of_scipy(M, density, dtype):
     rng = np.random.default_rng(M)
     A = (rng.random((21, M)) * (rng.random((21, M)) < density)).astype(dtype)
     expected = scipy.sparse.csr_matrix(A)
-    indptr = np.full(32 + 1, -1, np.int64)  # padded to whole tiles
-    largest = _cpu.survey(A, A.view(f"u{A.itemsize}"), indptr)
+    count = expected.nnz
+    largest, indptr, indices, values, columns = compressed(A, count + M)
     assert largest == A.max().view(f"u{A.itemsize}")
     np.testing.assert_array_equal(indptr[:22], expected.indptr)
-    assert (indptr[22:] == expected.nnz).all()
-    indices, values, used = np.empty(expected.nnz, np.int32), np.empty(expected.nnz, dtype), np.zeros(M, dtype)
-    _cpu.compress(A, indptr, indices, values, used)
-    np.testing.assert_array_equal(indices, expected.indices)
-    np.testing.assert_array_equal(values, expected.data)
-    np.testing.assert_array_equal(used > 0, A.any(0))
+    assert (indptr[22:] == count).all()
+    np.testing.assert_array_equal(indices[:count], expected.indices)
+    np.testing.assert_array_equal(values[:count], expected.data)
+    close(columns, A.sum(0, dtype=float))
+
+    form = _cpu.Sparse(21, indptr, indices[:count], values[:count], columns)
+    assert form.square == pytest.approx(float(np.square(A.astype(float)).sum()), rel=1e-12)
+    np.testing.assert_array_equal(torch.cat([*form.slices()]), A)
+    np.testing.assert_array_equal(torch.cat([*form.divided(2.0).slices()]), A / 2)
+    for index in ([0, 3, 19, 20], list(range(21)), [7], []):
+        part = form.take(np.array(index, int))
+        rows = A[index] if index else np.zeros((1, M))
+        np.testing.assert_array_equal(torch.cat([*part.slices()]), rows)
+        np.testing.assert_array_equal(part.columns > 0, rows.any(0))
+        np.testing.assert_array_equal(part.rows, rows.any(1))
+        assert len(part.indptr) % LANES == 1
+
+
+@both
+@pytest.mark.parametrize("M", [1, 17, 64])
+def test_a_matrix_with_too_many_non_zeros_stays_dense(M, dtype):
+    A = np.random.default_rng(M).random((21, M)).astype(dtype) + 1
+    A[20, M - 1] = 3
+    for space in (A.size + M - 1, A.size, M, 2 * M + M // 2):
+        largest, indptr, *_ = compressed(A, space)
+        assert indptr[-1] == -1 and largest == dtype(3).view(f"u{A.itemsize}")
+    assert compressed(A, A.size + M)[1][-1] == A.size
 
 
 @both
 @pytest.mark.parametrize("value", [-1e-30, -1, np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [(0, 0), (20, 16), (11, 39)])
-def test_a_survey_notices_what_is_not_allowed(place, value, dtype):
+@pytest.mark.parametrize("space", [0, 100, 2000])
+def test_a_survey_notices_what_is_not_allowed(place, value, space, dtype):
     A = np.random.default_rng(0).random((21, 40)).astype(dtype)
     A[place] = value
-    bits = f"u{A.itemsize}"
-    assert _cpu.survey(A, A.view(bits), np.empty(33, np.int64)) >= dtype(np.inf).view(bits)
+    assert compressed(A, space)[0] >= dtype(np.inf).view(f"u{A.itemsize}")
 
 
 @both
-@pytest.mark.parametrize("K", [16, 48, 64, 80, 144])
-def test_sparse_products(K, dtype):
+@pytest.mark.parametrize("K", [16, 32, 48, 64, 80, 96, 112, 128, 144, 272])
+@pytest.mark.parametrize("density", [0.03, 0.2, 1])
+def test_sparse_products(K, density, dtype):
     rng = np.random.default_rng(K)
-    A = scipy.sparse.random(37, 29, 0.2, "csr", dtype, rng)
+    A = scipy.sparse.random(37, 29, density, "csr", dtype, rng)
     V, U, C = (rng.random((size, K)).astype(dtype) for size in (29, 37, 29))
     R, before = np.full((37, K), np.nan, dtype), C.copy()
     _cpu.products(A.indptr.astype(np.int64), A.indices, A.data, V, R)
@@ -171,11 +205,24 @@ def test_sparse_products(K, dtype):
 @pytest.mark.parametrize("P, K", [(1, 1), (16, 5), (47, 17), (3, 33)])
 def test_tiles_and_rows_are_each_others_inverse(P, K, dtype):
     X = np.random.default_rng(P).random((P, K)).astype(dtype)
-    tiles = _cpu._tiles(X, padded(K))
+    tiles = _tiles(X, padded(K))
     assert tiles.shape == (padded(P) // LANES, padded(K), LANES) and tiles.flags.c_contiguous
-    rows = _cpu._rows(tiles)
+    rows = _cpu.rows(tiles)
     np.testing.assert_array_equal(rows[:P, :K], X)
     assert np.count_nonzero(rows) == np.count_nonzero(X)
+    assert tiles.ctypes.data % 64 == rows.ctypes.data % 64 == 0
+    keep = np.arange(P) % 3 > 0
+    np.testing.assert_array_equal(_cpu.rows(_cpu.tiles(X, keep, padded(K)))[:P, :K], X * keep[:, None])
+
+
+@both
+@pytest.mark.parametrize("K", [16, 48])
+def test_fit_is_the_inner_products(K, dtype):
+    rng = np.random.default_rng(K)
+    C, V, F = (rng.random((48, K)).astype(dtype) for _ in range(3))
+    gram = F.T @ F
+    own = (gram.astype(float) * (V.T.astype(float) @ V)).sum()
+    close(np.array(_cpu.fit(C, gram, V), dtype), np.array([(C.astype(float) * V).sum(), own]))
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 100, 1000])
@@ -305,6 +352,15 @@ def test_a_problem_of_a_batch_has_the_bits_that_it_has_alone(sparse, threads):
             alone = nmf(A[b], 6)
             assert torch.equal(together.U[b], alone.U) and torch.equal(together.V[b], alone.V)
             assert together.error[b] == alone.error and together.iterations[b] == alone.iterations
+
+
+def test_each_matrix_of_a_batch_is_sparse_or_dense_by_itself():
+    A = torch.stack([matrix(150, 40, sparse, seed=seed) for seed, sparse in enumerate((True, False, True))])
+    assert [form is None for form in _cpu.survey_all(A)[1]] == [False, True, False]
+    together = nmf(A, 6)
+    for b in range(3):
+        alone = nmf(A[b], 6)
+        assert torch.equal(together.U[b], alone.U) and torch.equal(together.V[b], alone.V)
 
 
 def test_calls_from_several_threads_at_once(threads):

@@ -220,7 +220,7 @@ def found(tmp_path_factory):
             output, _ = launched.communicate()
     files = {world: [folder / f"{world}.{rank}" for rank in range(world)] for world in (2, 4)}
     assert all(file.exists() for world in files.values() for file in world), output
-    return {world: [torch.load(file) for file in ranks] for world, ranks in files.items()}
+    return {world: [torch.load(file, weights_only=True) for file in ranks] for world, ranks in files.items()}
 
 
 worlds = pytest.mark.parametrize("world", [2, 4])
