@@ -102,6 +102,8 @@ def test_random_products(shape, r):
     found = checked(rank.interval(U.double() @ V.double()))
     assert (found.lower, found.upper) == (r, r)
     assert rank.interval(U @ V).lower == min(shape), "rounded to single precision, the product has full rank"
+    near = (U.double() @ V.double()) * (1 + 1e-10 * torch.rand(shape, generator=generator).double())
+    assert rank.interval(near, time_limit=5).lower == r, "within the tolerance of a matrix of rank r"
 
 
 def test_a_planted_cover_far_beyond_enumeration():
@@ -146,6 +148,14 @@ def compare_with_brute_force(S):
     assert len(found.fooling_set) <= fooling
     if "fooling set" not in found.unfinished and cover > len(found.fooling_set):
         assert len(found.fooling_set) == fooling, S
+
+
+def test_the_largest_fooling_set_needs_no_start():
+    generator = np.random.default_rng(2)
+    for _ in range(30):
+        S = generator.random(generator.integers(2, 7, 2)) < 0.6
+        found, optimal = _rectangles.largest_fooling_set(S, np.zeros((0, 2), int), time.monotonic() + 20, 0)
+        assert optimal and len(found) == brute_force(S)[0]
 
 
 def test_the_fractional_cover_equals_a_linear_program_over_all_rectangles():
@@ -224,6 +234,9 @@ def test_a_wrong_fractional_cover_is_rejected(octagon):
 def test_a_wrong_search_is_rejected(octagon):
     assert mutated(octagon, "search", value=octagon.rectangle_cover[1] + 1) is False
     assert mutated(octagon, "search", cells=octagon.fooling_set[[0, 0, 1, 2]]) is False
+    found = rank.interval(torch.eye(3))
+    claim = rank.Bound("rectangle cover", "lower", 4, "search", {"cells": found.fooling_set})
+    assert dataclasses.replace(found, bounds=(claim,)).verify()["search"] is False
 
 
 def test_a_wrong_rank_is_rejected(octagon):
@@ -252,6 +265,14 @@ def test_wrong_multipliers_are_rejected(octagon):
     larger[0, 1:], larger[1:, 0] = 2 * larger[0, 1:], 2 * larger[1:, 0]
     assert mutated(octagon, "self-scaled bound", multipliers=larger) is False
     assert mutated(octagon, "self-scaled bound", multipliers=multipliers[:-1, :-1]) is False
+
+
+def test_multipliers_must_not_favour_products(octagon):
+    """A rank-one matrix is positive semidefinite: without the other condition it would prove anything."""
+    rows, columns, _ = octagon.witnesses["self-scaled bound"].values()
+    entries = (rows[:, None] * octagon.M * columns)[octagon.M > 0]
+    u = torch.cat([torch.ones(1).double(), -1 / entries])
+    assert mutated(octagon, "self-scaled bound", multipliers=torch.outer(u, u), value=7) is False
 
 
 def test_a_wrong_size_is_rejected():
