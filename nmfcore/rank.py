@@ -100,7 +100,8 @@ class RankInterval:
 def interval(M: Tensor, *, time_limit: float = 60.0, seed: int = 0, progress: bool = False) -> RankInterval:
     """Bound the non-negative rank of M (N, M) ≥ 0 and the rectangle cover number of its support, with proofs.
 
-    M: a matrix of any real type, computed in float64, or a bool tensor: then only the support counts.
+    M: a matrix of any real type, computed in float64, or a bool tensor: then only the support counts. A product that
+        was rounded to float32 is farther from its rank than the tolerance; compute it in float64.
     time_limit: seconds, kept to within the length of one step. Whatever is proved by then is returned, and
         `unfinished` says which methods were cut short. A run that finishes gives the same result again.
     progress: show a bar with the interval so far.
@@ -275,8 +276,10 @@ class _Search:
         if found is None:
             self.unfinished["self-scaled bound"] = "the solver found no certificate in time"
             return
-        self.add("rank₊", "lower", _self_scaled_value(self.M, *found), "self-scaled bound",
-                 rows=found[0], columns=found[1], multipliers=found[2])
+        value = _self_scaled_value(self.M, *found)
+        if value > 0:
+            self.add("rank₊", "lower", value, "self-scaled bound",
+                     rows=found[0], columns=found[1], multipliers=found[2])
 
     def factors(self):
         """Exact factorizations: every rank gets more effort as others fail, the lowest ones first."""
