@@ -1,29 +1,45 @@
-"""Image folders of every kind, damaged files, the embedded sets, and the sign of the stereo disparity."""
+"""Image folders of every kind, damaged files, the embedded sets, the sign of the stereo disparity, labeled images."""
 
+import itertools
+import os
 from io import BytesIO
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
+import torchvision
 from PIL import Image
 
 from nmfcore import datasets
 from nmfcore.datasets import (
     EMBEDDED,
     FOLDERS,
+    class_folders,
     data_folder,
     faces,
     image_folder,
     image_set,
+    labeled_images,
     motorcycle_disparity,
+    randomized_labels,
     read_images,
 )
+
+REAL = os.environ.get("NMFCORE_DATA")
+needs_data = pytest.mark.skipif(REAL is None, reason="NMFCORE_DATA is not set: no real data at hand")
 
 
 @pytest.fixture(autouse=True)
 def no_data_folder(monkeypatch):
     monkeypatch.delenv("NMFCORE_DATA", raising=False)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty folder in place of the one for downloads."""
+    monkeypatch.setattr(datasets.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache/nmfcore"
 
 
 def picture(width=40, height=30, seed=0):
@@ -264,3 +280,209 @@ def test_disparity_is_scaled_with_the_image():
 def test_every_name_in_the_module_has_its_folder_or_its_loader():
     assert not set(FOLDERS) & set(EMBEDDED)
     assert all(suffix == suffix.lower() for suffix in datasets.SUFFIXES)
+
+
+# --- labeled images -----------------------------------------------------------------------------------------
+
+
+def test_digits_come_with_scikit_learn():
+    found = labeled_images("digits")
+    assert found.images.shape == (1797, 1, 8, 8) and found.images.dtype == torch.uint8
+    assert found.images.min() == 0 and found.images.max() == 255
+    assert found.labels.dtype == torch.int64 and found.classes == tuple("0123456789")
+    assert found.labels.bincount().min() > 170 and "scikit-learn" in found.source
+    x = found.inputs()
+    assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
+    few = labeled_images("digits", per_class=3)
+    assert few.labels.bincount().tolist() == [3] * 10 and few.source.startswith("30 images of handwritten")
+    assert torch.equal(few.images[few.labels == 7], found.images[found.labels == 7][:3])
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+def write_fashion_mnist(folder, n=4):
+    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    labels = np.arange(n, dtype=np.uint8) % 10
+    for part in ("train", "t10k"):
+        write_idx(folder / f"FashionMNIST/raw/{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"FashionMNIST/raw/{part}-labels-idx1-ubyte", labels)
+    return images, labels
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("place", ["data folder", "cache"])
+def test_fashion_mnist_from_torchvisions_files(cache, tmp_path, monkeypatch, place, split):
+    folder = cache if place == "cache" else tmp_path / "data"
+    images, labels = write_fashion_mnist(folder)
+    if place == "data folder":
+        monkeypatch.setenv("NMFCORE_DATA", str(folder))
+    found = labeled_images("fashion_mnist", split=split)
+    assert torch.equal(found.images, torch.from_numpy(images)[:, None]) and found.labels.tolist() == labels.tolist()
+    assert found.labels.dtype == torch.int64 and found.classes[9] == "Ankle boot"
+    assert found.source == f"Fashion-MNIST, {split}, the original files"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "fewer labels", "text"])
+def test_damaged_fashion_mnist_is_named(cache, damage):
+    write_fashion_mnist(cache)
+    file = cache / "FashionMNIST/raw/train-images-idx3-ubyte"
+    if damage == "fewer labels":
+        write_idx(cache / "FashionMNIST/raw/train-labels-idx1-ubyte", np.zeros(3, dtype=np.uint8))
+    else:
+        file.write_bytes({"truncated": file.read_bytes()[:1000], "empty": b"", "text": b"<html>404</html>"}[damage])
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte .*remove what is there and pass download=True"):
+        labeled_images("fashion_mnist")
+
+
+@pytest.mark.parametrize("name, file", [("cifar10", "cifar-10-batches-py/test_batch"), ("svhn", "test_32x32.mat")])
+def test_files_with_a_wrong_checksum_are_not_unpickled(cache, name, file):
+    (cache / file).parent.mkdir(parents=True, exist_ok=True)
+    (cache / file).write_bytes(b"not what was published")
+    with pytest.raises(ValueError, match=r"cannot be read .*corrupted.*remove what is there"):
+        labeled_images(name, split="test")
+
+
+def test_originals_of_torchvision_are_brought_to_one_form(cache, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    cifar = type("", (), dict(data=pixels, targets=[2, 0, 1], classes=["a", "b", "c"]))
+    svhn = type("", (), dict(data=pixels.transpose(0, 3, 1, 2), labels=np.array([2, 0, 1])))
+    asked = []
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda *a, **k: asked.append((a, k)) or cifar)
+    monkeypatch.setattr(torchvision.datasets, "SVHN", lambda *a, **k: asked.append((a, k)) or svhn)
+    for name in ("cifar10", "svhn"):
+        found = labeled_images(name, split="test", download=True)
+        assert torch.equal(found.images, torch.from_numpy(pixels).permute(0, 3, 1, 2)) and found.images.is_contiguous()
+        assert found.labels.tolist() == [2, 0, 1] and found.labels.dtype == torch.int64
+    assert asked == [((cache, False), {"download": True}), ((cache, "test"), {"download": True})]
+    monkeypatch.setattr(torchvision.datasets, "SVHN", lambda *a, **k: (_ for _ in ()).throw(OSError("no connection")))
+    with pytest.raises(ValueError, match=r"SVHN \(train\) cannot be read .*no connection.*download=True"):
+        labeled_images("svhn", download=True)
+
+
+def write_classes(folder, suffix="png", classes=("cat", "ant"), count=3, mode="RGB", size=(32, 32)):
+    for c, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture(*size, seed=10 * c + i).convert(mode).save(folder / name / f"{i}.{suffix}")
+
+
+def test_class_folders_in_name_order(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "readme.txt").write_text("no class")
+    found = class_folders(tmp_path)
+    assert found.classes == ("ant", "cat") and found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.images.shape == (6, 3, 32, 32) and found.images.dtype == torch.uint8
+    assert torch.equal(found.images[4], torch.from_numpy(np.array(picture(32, 32, seed=1))).permute(2, 0, 1))
+    few = class_folders(tmp_path, per_class=2)
+    assert few.labels.tolist() == [0, 0, 1, 1] and torch.equal(few.images, found.images[[0, 1, 3, 4]])
+    assert few.source == f"4 images in 2 classes of the folder {tmp_path.name}"
+    assert torch.equal(class_folders(tmp_path, size=(32, 32)).images, found.images)
+
+
+def test_grey_class_folders_stay_grey(tmp_path):
+    write_classes(tmp_path, mode="L")
+    assert class_folders(tmp_path).images.shape == (6, 1, 32, 32)
+    assert torch.equal(class_folders(tmp_path, size=(32, 32)).images, class_folders(tmp_path).images)
+    picture(32, 32).save(tmp_path / "ant/9.png")
+    assert class_folders(tmp_path).images.shape == (7, 3, 32, 32)
+
+
+def test_class_folders_that_cannot_be_read(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"holds no folders; expected one per class"):
+            class_folders(folder)
+    write_classes(tmp_path)
+    picture(20, 32).save(tmp_path / "cat/9.png")
+    with pytest.raises(ValueError, match=r"9\.png has \(20, 32\) pixels where others have \(32, 32\); pass size="):
+        class_folders(tmp_path)
+    assert class_folders(tmp_path, size=8).images.shape[0] == 7
+    (tmp_path / "cat/9.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"9\.png cannot be read"):
+        class_folders(tmp_path, size=8)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"class folder .*empty holds no images"):
+        class_folders(tmp_path, per_class=1)
+    for load in (lambda: class_folders(tmp_path, per_class=0), lambda: labeled_images("digits", per_class=0)):
+        with pytest.raises(ValueError, match="per_class=0; take at least 1"):
+            load()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_class_folders_of_the_data_folder_say_what_they_are(cache, tmp_path, monkeypatch, suffix):
+    write_classes(tmp_path / "cifar10/train", suffix)
+    monkeypatch.setenv("NMFCORE_DATA", str(tmp_path))
+    found = labeled_images("cifar10", download=True)  # what is in hand is not downloaded
+    assert found.images.shape == (6, 3, 32, 32)
+    assert found.source.startswith("6 images of CIFAR-10, train, from class folders")
+    assert found.source.endswith("not the original pixels") == (suffix == "jpg")
+
+
+def test_labeled_images_that_are_not_in_hand(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("NMFCORE_DATA", str(tmp_path))
+    for name, title in (("cifar10", "CIFAR-10"), ("svhn", "SVHN"), ("fashion_mnist", "Fashion-MNIST")):
+        with pytest.raises(ValueError, match=rf"{title} \(test\) is not .*download=True, set NMFCORE_DATA.*'digits'"):
+            labeled_images(name, split="test")
+    with pytest.raises(ValueError, match="no labeled images 'mnist'; there are fashion_mnist, cifar10, svhn, digits"):
+        labeled_images("mnist")
+    with pytest.raises(ValueError, match="split 'val' is neither"):
+        labeled_images("svhn", split="val")
+    with pytest.raises(ValueError, match="digits are not split"):
+        labeled_images("digits", split="test")
+
+
+@needs_data
+def test_real_labeled_images(monkeypatch):
+    monkeypatch.setenv("NMFCORE_DATA", REAL)
+    fashion = labeled_images("fashion_mnist")
+    assert fashion.images.shape == (60_000, 1, 28, 28) and fashion.labels.bincount().tolist() == [6_000] * 10
+    assert fashion.images.float().mean() / 255 == pytest.approx(0.2860, abs=1e-4)  # known of the official files
+    cifar = labeled_images("cifar10", split="test", per_class=20)
+    assert cifar.images.shape == (200, 3, 32, 32) and cifar.classes[:2] == ("airplane", "automobile")
+    assert "JPEG" in cifar.source
+    svhn = labeled_images("svhn")
+    assert svhn.images.shape == (1083, 3, 32, 32) and svhn.classes == tuple("0123456789")
+    assert svhn.source == "1,083 images of SVHN, train, from class folders"
+
+
+# --- label randomization ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0, 0.2, 0.5, 0.8, 1])
+def test_as_many_labels_change_as_chance_predicts(p):
+    labels = torch.arange(20_000) % 10
+    new = randomized_labels(labels, p, 10, seed=1)
+    assert new.dtype == torch.int64 and torch.equal(labels, torch.arange(20_000) % 10)
+    changed = (new != labels).double().mean()
+    assert abs(changed - 0.9 * p) <= 4 * (0.9 * p * (1 - 0.9 * p) / 20_000) ** 0.5
+    drawn = new[new != labels].bincount(minlength=10)  # every class alike
+    assert p == 0 or ((drawn - drawn.sum() / 10) ** 2 / (drawn.sum() / 10)).sum() < 30  # χ² with 9 degrees
+    if p == 1:  # nothing is left of the old labels: agreement is that of chance, for every class
+        assert all(abs((new[labels == c] == c).double().mean() - 0.1) < 0.03 for c in range(10))
+
+
+def test_randomization_is_repeatable_and_nested():
+    labels = torch.arange(500) % 3
+    draws = [randomized_labels(labels, p, 3, seed=7) for p in (0.25, 0.5, 1)]
+    assert torch.equal(draws[0], randomized_labels(labels, 0.25, 3, seed=7))
+    assert not torch.equal(draws[2], randomized_labels(labels, 1, 3, seed=8))
+    for less, more in itertools.pairwise(draws):
+        moved = less != labels
+        assert torch.equal(less[moved], more[moved])
+    assert randomized_labels(labels.to(torch.uint8), 1, 3, seed=7).tolist() == draws[2].tolist()
+    assert randomized_labels(labels[:0], 0.5, 3).shape == (0,)
+
+
+@pytest.mark.parametrize("labels, p, classes, message", [
+    (torch.tensor([0, 1]), -0.1, 2, r"p=-0\.1 is not a probability"),
+    (torch.tensor([0, 1]), 1.5, 2, "not a probability"),
+    (torch.tensor([0, 1]), float("nan"), 2, "p=nan"), (torch.tensor([0, 2]), 0.5, 2, r"go from 0 to 2; classes=2"),
+    (torch.tensor([-1, 1]), 0.5, 2, "go from -1"), (torch.tensor([0.0]), 0.5, 2, r"float32.*expected integers"),
+    (torch.zeros(2, 2, dtype=torch.int64), 0.5, 2, r"shape \(2, 2\)")])
+def test_labels_that_cannot_be_randomized(labels, p, classes, message):
+    with pytest.raises(ValueError, match=message):
+        randomized_labels(labels, p, classes)

@@ -1,5 +1,6 @@
 """Pretrained networks: every way a weight file can be stored, incomplete, damaged or absent."""
 
+import csv
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from nmfcore import networks
 from nmfcore.activations import capture
-from nmfcore.networks import Preprocess, Student, first_available, pretrained
+from nmfcore.networks import ARCHITECTURES, Preprocess, Student, first_available, memorization_network, pretrained
 
 WEIGHTS = Path(os.environ["NMFCORE_DATA"]) / "weights" if "NMFCORE_DATA" in os.environ else None
 needs_weights = pytest.mark.skipif(WEIGHTS is None, reason="NMFCORE_DATA is not set: no pretrained weights at hand")
@@ -416,3 +417,114 @@ def test_squeezenet_recognizes_photographs():
         right += (model(preprocess(images)).argmax(1) == label).sum().item()
         total += len(files)
     assert right / total > 0.4, f"{right} of {total} recognized"
+
+
+# --- the networks of table 3.1 ----------------------------------------------------------------------------
+
+TABLE = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "svhn": "SVHN", "urban_sounds": "Urban Sounds"}
+SHAPE = {"cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28), "svhn": (3, 32, 32), "urban_sounds": (1, 8, 8)}
+
+
+def table_3_1(name):
+    """[(type, {width, kernel, padding, stride})] of one network, as transcribed from the thesis."""
+    rows = {}
+    with open(networks.MODELS.parent / "thesis" / "t3_1.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["data"] == TABLE[name]:
+                rows.setdefault(int(row["index"]), (row["layer"], {}))[1][row["quantity"]] = int(row["value"])
+    return [rows[i] for i in range(1, len(rows) + 1)]
+
+
+def built(name, **options):
+    with torch.device("meta"):  # shapes and counts only
+        return memorization_network(name, shape=SHAPE[name], **options)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_layers_are_those_of_table_3_1(name):
+    layers = [layer for layer in built(name) if not isinstance(layer, nn.Flatten)]
+    channels, *sides = SHAPE[name]
+    size, inputs = torch.tensor(sides), None
+    for layer, (kind, says) in zip(layers, table_3_1(name), strict=True):
+        module = layer[0] if isinstance(layer, nn.Sequential) else layer
+        if kind == "maxpool":
+            assert isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride) == (2, 1)
+            assert (says["kernel"], says["stride"]) == (2, 1)
+            size = size - 1
+            continue
+        assert [type(m) for m in layer][1:] == [nn.ReLU] if kind.endswith("+relu") else layer is module
+        if kind.startswith("conv"):
+            assert module.kernel_size == (says["kernel"],) * 2 and module.padding == (says["padding"],) * 2
+            assert module.stride == (says["stride"],) * 2 and module.padding_mode == "zeros"
+            assert module.weight.shape == (says["width"], channels, says["kernel"], says["kernel"])
+            channels, size = says["width"], (size + 2 * says["padding"] - says["kernel"]) // says["stride"] + 1
+        else:
+            inputs = channels * int(size.prod()) if inputs is None else inputs
+            assert module.weight.shape == (says["width"], inputs)
+            inputs = says["width"]
+        assert module.bias.shape == (says["width"],)
+
+
+@pytest.mark.parametrize("name, total", [  # each a sum over the table: 9·C_in·C_out + C_out, and inputs·units + units
+    ("cifar10", 7_864_778), ("svhn", 4_767_306), ("fashion_mnist", 5_433_994)])
+def test_number_of_parameters(name, total):
+    assert sum(p.numel() for p in built(name).parameters()) == total
+
+
+def test_parameters_layer_by_layer():
+    def count(name):
+        return {layer: sum(p.numel() for p in module.parameters()) for layer, module in built(name).named_children()}
+
+    assert count("cifar10") == {
+        "conv1_1": 1_792, "conv1_2": 36_928, "conv2_1": 73_856, "conv2_2": 147_584, "conv2_3": 147_584,
+        "conv3_1": 295_168, "conv3_2": 590_080, "conv3_3": 590_080, "conv4_1": 1_180_160, "conv4_2": 2_359_808,
+        "conv4_3": 2_359_808, "flatten": 0, "output": 81_930}
+    assert count("fashion_mnist") == {
+        "flatten": 0, "fc1": 100_480, "fc2": 66_048, "fc3": 1_050_624, "fc4": 4_196_352, "output": 20_490}
+
+
+def test_urban_sounds_as_printed_and_with_usual_pooling():
+    """Pooling with stride 1, as both sources print it, makes the first fully connected layer enormous."""
+    def fc1(**options):
+        with torch.device("meta"):
+            return memorization_network("urban_sounds", shape=(1, 64, 64), **options).fc1[0].weight.shape
+    assert fc1() == (4096, 512 * 60 * 60) and fc1(pool_stride=2) == (4096, 512 * 4 * 4)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_named_layers_can_be_captured_and_factorized(name):
+    if name == "urban_sounds":
+        model, x = memorization_network(name, shape=(1, 32, 16), pool_stride=2), torch.rand(2, 1, 32, 16)
+    else:
+        model, x = memorization_network(name), torch.rand(2, *SHAPE[name])
+    layers = [n for n, _ in model.named_children() if n.startswith(("conv", "fc"))]
+    maps = capture(model, layers, x)
+    assert all((maps[n] >= 0).all() and (maps[n] > 0).any() for n in layers) and model(x).shape == (2, 10)
+    deep = {"cifar10": ("conv4_3", (2, 512, 4, 4)), "svhn": ("conv4_2", (2, 512, 4, 4)),
+            "fashion_mnist": ("fc4", (2, 2048)), "urban_sounds": ("conv4_2", (2, 512, 4, 2))}[name]
+    assert maps[deep[0]].shape == deep[1]
+    assert 0.1 < float(model(x).detach().std()) < 10  # the signal neither dies nor explodes on its way
+
+
+def test_seed_decides_the_weights_and_nothing_else():
+    state = torch.get_rng_state()
+    one, same, other = (memorization_network("fashion_mnist", seed=s).fc2[0].weight for s in (3, 3, 4))
+    assert torch.equal(one, same) and not torch.equal(one, other) and torch.equal(state, torch.get_rng_state())
+
+
+def test_other_inputs_and_classes():
+    model = memorization_network("svhn", shape=(1, 8, 9), classes=4)
+    assert model(torch.rand(3, 1, 8, 9)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("lenet", {}, r"unknown network 'lenet'; table 3\.1 has cifar10, fashion_mnist, svhn, urban_sounds"),
+    ("urban_sounds", {}, r"not in the thesis; pass shape="),
+    ("urban_sounds", {"shape": (1, 64, 4)}, r"64 × 4 is too small"),
+    ("urban_sounds", {"shape": (1, 8, 64), "pool_stride": 2}, r"8 × 64 is too small"),
+    ("svhn", {"shape": (32, 32)}, r"expected shape=\(C, H, W\)"),
+    ("svhn", {"shape": (3, 0, 32)}, r"expected shape"), ("svhn", {"classes": 0}, r"classes=0")])
+def test_networks_that_cannot_be_built(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        memorization_network(name, **options)
+    assert set(ARCHITECTURES) == set(TABLE)

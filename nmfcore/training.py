@@ -1,0 +1,234 @@
+"""Training a classifier until it has every label right, true or random: the networks of thesis chapter 3.
+
+    data = labeled_images("fashion_mnist")
+    labels = randomized_labels(data.labels, p=0.5, classes=10)
+    history = train(memorization_network("fashion_mnist"), data.inputs(), labels, checkpoint="mlp.safetensors")
+    history.converged  # every label learned?
+
+Neither augmentation nor a schedule: the thesis prints none. It does not print the learning rate either.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+_FORMAT = "nmfcore.training/1"
+
+
+@dataclass(frozen=True)
+class History:
+    """One entry per epoch. `loss` is the mean over the epoch's batches, accuracies are measured after it."""
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)  # on the whole training set, float32, evaluation mode
+    test_accuracy: list[float] = field(default_factory=list)  # empty without `test`
+
+    @property
+    def epochs(self) -> int:
+        return len(self.accuracy)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the whole training set is classified right; if not, training stopped at the limit of epochs."""
+        return self.epochs > 0 and self.accuracy[-1] == 1.0
+
+
+def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epochs: int = 200, batch_size: int = 100,
+          optimizer: str = "sgd", lr: float = 0.01, weight_decay: float = 0.0, seed: int = 0,
+          device: str | torch.device = "cpu", test: tuple[torch.Tensor, torch.Tensor] | None = None,
+          checkpoint: str | Path | None = None, progress: bool = False) -> History:
+    """Train `model` in place until it classifies the whole training set right, for `epochs` epochs at most.
+
+    Cross-entropy; batches are drawn anew in each epoch. On a CPU the same seed and number of threads give the same
+    weights to the bit, however often training was interrupted. On CUDA it computes in bfloat16 where that is safe and
+    in channels-last layout, and sums may be taken in another order. The data are moved to the device once.
+
+    Args:
+        model: gives (n, classes) logits. Left on `device`, in evaluation mode.
+        images: (n, ...) floating, as the model takes them.
+        labels: (n,) int64.
+        optimizer: "sgd" (momentum 0.9) or "adam".
+        test: images and labels on which to measure accuracy after each epoch.
+        checkpoint: a safetensors file, written after each epoch: weights, optimizer state, random state, history. If
+            it exists, training goes on from it. `epochs` counts from the beginning and may be raised.
+        progress: show a bar.
+
+    Raises:
+        ValueError: data that do not fit together; a loss that is not finite; a checkpoint that is damaged, of
+            another kind, or from a training with other data, settings or another model.
+    """
+    device = torch.device(device)
+    _check(images, labels, "training")
+    if test is not None:
+        _check(*test, "test")
+    if optimizer not in ("sgd", "adam"):
+        raise ValueError(f"optimizer {optimizer!r} is neither 'sgd' nor 'adam'")
+    if batch_size < 1 or epochs < 0:
+        raise ValueError(f"batch_size={batch_size}, epochs={epochs}: expected at least 1 and 0")
+    settings = dict(batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay, seed=seed)
+    cuda = device.type == "cuda"
+    layout = torch.channels_last if cuda and images.dim() == 4 else torch.contiguous_format
+    model.to(device=device)
+    if layout is torch.channels_last:
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+    steps: torch.optim.Optimizer
+    if optimizer == "sgd":
+        steps = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
+    else:
+        steps = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    history = History()
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.manual_seed(seed)  # for the order of the batches, and for models with dropout
+        if checkpoint is not None:
+            settings |= dict(data=_digest(images, labels), test=None if test is None else _digest(*test))
+            if Path(checkpoint).exists():
+                history = _load(Path(checkpoint), settings, model, steps, device)
+        images, labels = images.to(device), labels.to(device)
+        if test is not None:
+            test = test[0].to(device), test[1].to(device)
+        bar = tqdm(total=epochs, initial=history.epochs, unit="epoch") if progress else None
+        with nullcontext() if bar is None else bar:
+            while history.epochs < epochs and not history.converged:
+                loss = _epoch(model, steps, images, labels, batch_size, layout)
+                if not loss < float("inf"):
+                    raise ValueError(f"the loss is {loss} in epoch {history.epochs + 1}; lower lr={lr}, or look for "
+                                     "NaN in the images")
+                history.loss.append(loss)
+                history.accuracy.append(accuracy(model, images, labels))
+                if test is not None:
+                    history.test_accuracy.append(accuracy(model, *test))
+                if checkpoint is not None:
+                    _save(Path(checkpoint), settings, model, steps, history, device)
+                if bar is not None:
+                    bar.set_postfix(loss=f"{loss:.3g}", accuracy=f"{history.accuracy[-1]:.4f}", refresh=False)
+                    bar.update()
+    model.eval()
+    return history
+
+
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, batch_size: int = 1000) -> float:
+    """Share of the images that the model classifies right, in evaluation mode; leaves its mode as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            right = [(model(x).argmax(1) == y).sum()
+                     for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)]
+        return int(torch.stack(right).sum()) / len(labels)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _epoch(model, steps, images, labels, batch_size, layout):
+    """One pass over the data in random order; returns the mean loss."""
+    model.train()
+    total = torch.zeros((), device=images.device)  # read once, at the end: reading it makes a GPU wait
+    for batch in torch.randperm(len(labels)).to(images.device).split(batch_size):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+            loss = nn.functional.cross_entropy(model(images[batch].contiguous(memory_format=layout)), labels[batch])
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        total += loss.detach() * len(batch)
+    return float(total) / len(labels)
+
+
+def _check(images, labels, what):
+    if not images.is_floating_point():
+        raise ValueError(f"{what} images are {images.dtype}; pass floating ones (of LabeledImages: .inputs())")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or len(labels) == 0:
+        raise ValueError(f"{what} labels are {labels.dtype} of shape {tuple(labels.shape)}; expected int64, "
+                         f"one for each of {len(images)} images, and at least one")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------
+
+
+def _digest(images, labels):
+    """What tells these data from others: SHA-256 of both, shortened."""
+    digest = hashlib.sha256(repr((images.shape, images.dtype)).encode())
+    for tensor in (images, labels):
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(tensor):
+    """A tensor's memory as a flat NumPy array, whatever its type (bfloat16, too)."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def _crc(tensors, state):
+    """Checksum of a checkpoint's content: a safetensors file has none of its own."""
+    crc = zlib.crc32(state.encode())
+    for key in sorted(tensors):
+        crc = zlib.crc32(_bytes(tensors[key]), zlib.crc32(key.encode(), crc))
+    return str(crc)
+
+
+def _save(file, settings, model, steps, history, device):
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for i, entries in steps.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{key}": value for key, value in entries.items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    # Clones, because a safetensors file takes no tensors that share memory, as tied weights do.
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+               for key, value in tensors.items()}
+    state = json.dumps({"settings": settings, "history": asdict(history)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    try:
+        save_file(tensors, partial, {"format": _FORMAT, "state": state, "crc32": _crc(tensors, state)})
+        os.replace(partial, file)  # an interrupted run leaves the old checkpoint whole
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _load(file, settings, model, steps, device):
+    """Put a checkpoint into the model, the optimizer and the random state; returns its history."""
+    cure = "delete it to begin anew, or name another file"
+    try:
+        with safe_open(file, "pt") as f:
+            about, tensors = f.metadata() or {}, {key: f.get_tensor(key) for key in f.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"checkpoint {file} cannot be read ({error}); {cure}") from error
+    if about.get("format") != _FORMAT:
+        raise ValueError(f"{file} is not a checkpoint of nmfcore.training; {cure}")
+    if about.get("crc32") != _crc(tensors, about.get("state", "")):
+        raise ValueError(f"checkpoint {file} is damaged: its checksum is wrong; {cure}")
+    state = json.loads(about["state"])
+    other = [f"{key}={state['settings'].get(key)!r} instead of {value!r}" for key, value in settings.items()
+             if state["settings"].get(key) != value]
+    if other:
+        raise ValueError(f"checkpoint {file} is from another training: {', '.join(other)}; {cure}")
+    own = {f"model.{key}": value for key, value in model.state_dict().items()}
+    stored = {key: value for key, value in tensors.items() if key.startswith("model.")}
+    misfit = sorted({*own} ^ {*stored}) or [key for key in own if (own[key].shape, own[key].dtype)
+                                                    != (stored[key].shape, stored[key].dtype)]
+    if misfit:
+        raise ValueError(f"checkpoint {file} is of another model: {', '.join(misfit[:4])} differ; {cure}")
+    model.load_state_dict({key.removeprefix("model."): value for key, value in stored.items()})
+    parameters, entries = [p for group in steps.param_groups for p in group["params"]], {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, entry = key.split(".")
+            like = parameters[int(i)]
+            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value  # its layout, too
+            entries.setdefault(int(i), {})[entry] = value
+    steps.load_state_dict({"state": entries, "param_groups": steps.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["rng.cpu"])
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+    return History(**state["history"])
