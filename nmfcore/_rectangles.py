@@ -43,8 +43,8 @@ def _irreducible(S):
     return keep
 
 
-def lifted(S, rows, R):
-    """Maximal rectangles of S from their sets of rows R among `rows`."""
+def maximal(S, R, rows=slice(None)):
+    """Maximal rectangles of S that contain the sets of rows R, given among `rows` or all of them."""
     columns = _common(S[rows], R)
     return _common(S.T, columns), columns
 
@@ -71,8 +71,7 @@ def _grown(S, weight):
             rows[better] &= T[:, j].T
             profit[better] += w[:, j].T
             best[better] = total[better, j]
-        columns = _common(T, rows)
-        found.append((_common(T.T, columns), columns))
+        found.append(maximal(T, rows))
     (R, C), (D, Q) = found
     return _distinct(np.concatenate([R, Q]), np.concatenate([C, D]))
 
@@ -106,8 +105,8 @@ def greedy_cover(S):
         chosen.append((R[best], C[best]))
         pool.append((R, C))
         left &= ~np.outer(R[best], C[best])
-    columns = [_common(S, np.eye(len(S), dtype=bool)), _common(S, S.T)]  # of one row each, of one column each
-    covers = [(_common(S.T, C), C) for C in columns] + [tuple(np.stack(part) for part in zip(*chosen, strict=True))]
+    covers = [maximal(S, np.eye(len(S), dtype=bool)), maximal(S, S.T),  # of one row each, of one column each
+              tuple(np.stack(part) for part in zip(*chosen, strict=True))]
     return min(covers, key=lambda cover: len(cover[0])), _distinct(
         *(np.concatenate(part) for part in zip(*pool, *covers, strict=True)))
 
@@ -246,8 +245,7 @@ def fractional(S, pool, end, seed):
             best = integers, bound, optimal
         if optimal or found is None or time.monotonic() > begin + 0.7 * (end - begin):
             return *best, (R, C)
-        columns = _common(S, found[0][None])
-        R, C = np.concatenate([R, _common(S.T, columns)]), np.concatenate([C, columns])
+        R, C = (np.concatenate(part) for part in zip((R, C), maximal(S, found[0][None]), strict=True))
 
 
 def cover_of_size(S, r, cells, end, seed):
@@ -277,6 +275,4 @@ def cover_of_size(S, r, cells, end, seed):
         return False
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
-    R = np.array([[solver.boolean_value(variable) for variable in row] for row in U]).T
-    columns = _common(S, R)
-    return _common(S.T, columns), columns
+    return maximal(S, np.array([[solver.boolean_value(variable) for variable in row] for row in U]).T)

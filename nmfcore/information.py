@@ -53,7 +53,8 @@ def joint_of_parts(U: Tensor, V: Tensor) -> Tensor:
     Raises ValueError for negative or non-finite entries, shapes that do not fit, or U V = 0.
     """
     U, V = _factors(U, V)
-    _refuse(V < 0, V, "V", "the parts of a distribution are non-negative; factorize it with nmf")
+    for name, X in (("U", U), ("V", V)):
+        _refuse(X < 0, X, name, "the parts of a distribution are non-negative; factorize it with nmf")
     P = U.mT[:, :, None] * V[:, None, :]  # (K, N, M)
     total = P.sum()
     if not 0 < total < math.inf:
@@ -300,9 +301,10 @@ def _refuse(bad, values, name, cure):
 
 
 def _matrix(X, name, dims=2):
-    if not isinstance(X, Tensor) or not X.is_floating_point() or X.dim() != dims or X.numel() == 0:
+    if not isinstance(X, Tensor) or not X.is_floating_point() or dims not in (None, X.dim()) or X.numel() == 0:
         got = f"{X.dtype} {tuple(X.shape)}" if isinstance(X, Tensor) else type(X).__name__
-        raise ValueError(f"{name} must be a floating tensor with {dims} dimensions and at least one entry, got {got}")
+        shape = "" if dims is None else f"{dims} dimensions and "
+        raise ValueError(f"{name} must be a floating tensor with {shape}at least one entry, got {got}")
     _refuse(~X.isfinite(), X, name, "every entry must be finite")
     return X.detach().cpu().double()
 
@@ -311,15 +313,13 @@ def _factors(U, V):
     U, V = _matrix(U, "U"), _matrix(V, "V")
     if U.shape[1] != len(V):
         raise ValueError(f"U {tuple(U.shape)} and V {tuple(V.shape)} do not fit: U has a column for each row of V")
-    _refuse(U < 0, U, "U", "mixing weights are non-negative; use a factorization with U ≥ 0, such as nmf")
     return U, V
 
 
 def _distribution(P, dims=None):
-    single = isinstance(P, Tensor) and P.dtype != torch.float64
-    P = _matrix(P, "P", P.dim() if dims is None and isinstance(P, Tensor) else dims)
-    _refuse(P < 0, P, "P", "probabilities are non-negative")
-    total = float(P.sum())
-    if abs(total - 1) > (1e-4 if single else 1e-9):
+    exact = _matrix(P, "P", dims)
+    _refuse(exact < 0, exact, "P", "probabilities are non-negative")
+    total = float(exact.sum())
+    if abs(total - 1) > (1e-9 if P.dtype == torch.float64 else 1e-4):
         raise ValueError(f"P sums to {total:.10g}, but a distribution sums to 1; divide it by P.sum()")
-    return P / total
+    return exact / total

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import clarabel
 import numpy as np
@@ -93,7 +94,8 @@ class RankInterval:
         """
         matrix = self.M.numpy()
         deadline = time.monotonic() + time_limit
-        return {bound.method: _CHECKS[bound.method](matrix, bound.value, deadline, **{
+        checks = _CHECKS | {method: partial(_CHECKS[method], end=deadline) for method in _SEARCHES}
+        return {bound.method: checks[bound.method](matrix, bound.value, **{
             name: value.numpy() for name, value in bound.witness.items()}) for bound in self.bounds}
 
 
@@ -140,7 +142,7 @@ class _Search:
         self.M, self.S, self.seed = M, M > 0, seed
         self.bounds, self.unfinished = {}, {}
         self.end = time.monotonic() + time_limit
-        self.bar = tqdm(total=9, disable=not progress, bar_format="{desc} {bar} {elapsed} {postfix}")
+        self.bar = tqdm(total=8, disable=not progress, bar_format="{desc} {bar} {elapsed} {postfix}")
 
     def run(self):
         with self.bar:
@@ -207,25 +209,25 @@ class _Search:
     def rectangles(self, rows, columns, S):
         """Bounds from S, the rows and columns of the support that alone decide its rectangle cover number."""
         def keep(cover):
-            R, C = _rectangles.lifted(self.S, rows, cover[0])
+            R, C = _rectangles.maximal(self.S, cover[0], rows)
             self.add("rectangle cover", "upper", len(R), "cover", rows=R, columns=C)
 
-        def fool(cells):
-            self.add("rectangle cover", "lower", len(cells), "fooling set",
+        def prove(value, method, cells):
+            self.add("rectangle cover", "lower", value, method,
                      cells=np.stack([rows[cells[:, 0]], columns[cells[:, 1]]], 1))
         self.step("cover")
         cover, pool = _rectangles.greedy_cover(S)
         keep(cover)
         self.step("fooling set")
         cells = _rectangles.fooling_set(S, self.seed, len(cover[0]), self.left(0.05))
-        fool(cells)
+        prove(len(cells), "fooling set", cells)
         if self.closed("rectangle cover"):
             return
         if S.sum() > _CELLS:
             self.unfinished |= dict.fromkeys(("fooling set", "fractional cover"), f"more than {_CELLS} ones")
         else:
             cells, proved = _rectangles.largest_fooling_set(S, cells, self.left(0.1), self.seed)
-            fool(cells)
+            prove(len(cells), "fooling set", cells)
             if not proved:
                 self.unfinished["fooling set"] = "time limit"
             if self.closed("rectangle cover"):
@@ -241,21 +243,20 @@ class _Search:
         if pool:
             keep(_rectangles.from_pool(S, pool, cover, self.of("rectangle cover")[0], self.left(0.3)))
         self.step("search for covers")
-        self.search(S, cells, rows, columns, keep, self.end)
+        self.search(S, cells, keep, prove)
 
-    def search(self, S, cells, rows, columns, keep, end):
+    def search(self, S, cells, keep, prove):
         """Close the gap from both ends, giving each attempt more time than the one before."""
         seconds = 1.0
         while not self.closed("rectangle cover"):
             lower, upper = self.of("rectangle cover")
             for r in dict.fromkeys((lower, upper - 1)):
-                if time.monotonic() >= end:
+                if time.monotonic() >= self.end:
                     self.unfinished["search"] = "time limit"
                     return
-                found = _rectangles.cover_of_size(S, r, cells, min(end, time.monotonic() + seconds), self.seed)
+                found = _rectangles.cover_of_size(S, r, cells, min(self.end, time.monotonic() + seconds), self.seed)
                 if found is False:
-                    self.add("rectangle cover", "lower", r + 1, "search",
-                             cells=np.stack([rows[cells[:, 0]], columns[cells[:, 1]]], 1))
+                    prove(r + 1, "search", cells)
                     break
                 if found is not None:
                     keep(found)
@@ -263,7 +264,7 @@ class _Search:
             else:
                 seconds *= 2
 
-    # --- values ---------------------------------------------------------------------------------------------
+    # --- bounds from the values -----------------------------------------------------------------------------
 
     def self_scaled(self):
         self.step("self-scaled bound")
@@ -318,7 +319,7 @@ def _uncertain(M):
     return TOLERANCE * norm + 8 * np.finfo(float).eps * max(M.shape) * norm
 
 
-# --- values -------------------------------------------------------------------------------------------------
+# --- the self-scaled bound ----------------------------------------------------------------------------------
 
 
 def _self_scaled(M, end):
@@ -362,18 +363,12 @@ def _self_scaled(M, end):
 
 def _balanced(M):
     """Scales of rows and columns that bring the geometric means of the entries near 1."""
-    left, right = np.ones(M.shape[0]), np.ones(M.shape[1])
-    logs = np.where(M > 0, np.log(np.where(M > 0, M, 1)), np.nan)
+    S, logs = M > 0, np.log(np.where(M > 0, M, 1))
+    left, right = np.zeros(M.shape[0]), np.zeros(M.shape[1])  # logarithms, too
     for _ in range(20):
-        with np.errstate(all="ignore"):
-            left = np.exp(-np.nan_to_num(_mean(logs + np.log(right), 1)))
-            right = np.exp(-np.nan_to_num(_mean(logs + np.log(left)[:, None], 0)))
-    return left, right
-
-
-def _mean(values, axis):
-    known = ~np.isnan(values)
-    return np.where(known, values, 0).sum(axis) / np.maximum(known.sum(axis), 1)
+        left = -(S * (logs + right)).sum(1) / np.maximum(S.sum(1), 1)
+        right = -(S * (logs + left[:, None])).sum(0) / np.maximum(S.sum(0), 1)
+    return np.exp(left), np.exp(right)
 
 
 def _pairs(S):
@@ -432,6 +427,9 @@ def _self_scaled_value(M, rows, columns, multipliers):
     return math.ceil(value - 1e-12 * size * (1 + a @ a))
 
 
+# --- factorizations -----------------------------------------------------------------------------------------
+
+
 class _Population:
     """Many factorizations of rank r, improved by giving some of their components a new start."""
 
@@ -469,20 +467,23 @@ class _Population:
         A = torch.from_numpy(self.M).expand(len(U), *self.M.shape).contiguous()
         found = nmf(A, self.r, init=(torch.from_numpy(U), torch.from_numpy(V)), tol=1e-6,
                     max_iter=next(self.iterations))
-        weight = found.U.norm(dim=1, keepdim=True).sqrt()  # shared evenly between both factors
-        U = found.U / torch.where(weight > 0, weight, 1)
-        return U.numpy(), (found.V * weight.mT).numpy(), found.error.numpy().copy()
+        return *_shared(found), found.error.numpy().copy()
+
+
+def _shared(found):
+    """U and V with the size of each part shared evenly between them."""
+    weight = found.U.norm(dim=-2, keepdim=True).sqrt()
+    return (found.U / torch.where(weight > 0, weight, 1)).numpy(), (found.V * weight.mT).numpy()
 
 
 def _polished(M, U, V):
     """The factors made exact to rounding, by HALS and then by least squares over the entries that are not zero."""
     (n, m), r = M.shape, len(V)
     found = nmf(torch.from_numpy(M), r, init=(torch.from_numpy(U), torch.from_numpy(V)), max_iter=20_000, tol=1e-5)
-    weight = found.U.norm(dim=0).sqrt()
-    start = torch.cat([(found.U / torch.where(weight > 0, weight, 1)).flatten(), (found.V * weight[:, None]).flatten()])
-    start = start.numpy()
+    U, V = _shared(found)
+    start = np.concatenate([U.ravel(), V.ravel()])
     free = start > 1e-9 * start.max()
-    near = _valid(M, start[:n * r].reshape(n, r), start[n * r:].reshape(r, m))
+    near = _valid(M, U, V)
     if near or found.error > 1e-4 or free.sum() ** 2 * M.size > 2 ** 23:  # least squares would take seconds
         return near
 
@@ -513,32 +514,32 @@ def _valid(M, U, V):
                 U[i, k] = 0
             else:
                 V[k, j] = 0
-    return (U, V) if _factors_hold(M, len(V), math.inf, U, V) else None
+    return (U, V) if _factors_hold(M, len(V), U, V) else None
 
 
 # --- checks: is the witness what it claims to be? -----------------------------------------------------------
 
 
-def _rank_holds(M, value, end, X, Y):
+def _rank_holds(M, value, X, Y):
     if X.shape != (len(M), value) or Y.shape != (M.shape[1], value):
         return False
     near = all(np.abs(Z.T @ Z - np.eye(value)).max(initial=0) < 1e-12 * max(M.shape) for Z in (X, Y))
     return bool(near and np.linalg.svd(X.T @ M @ Y, compute_uv=False).min(initial=np.inf) > 0.999 * _uncertain(M))
 
 
-def _fooling_set_holds(M, value, end, cells):
+def _fooling_set_holds(M, value, cells):
     i, j = cells.T
     crossed = (M[i[:, None], j] > 0) & (M[i, j[:, None]] > 0)
     np.fill_diagonal(crossed, False)
     return bool(len(cells) == value and (M[i, j] > 0).all() and not crossed.any())
 
 
-def _cover_holds(M, value, end, rows, columns):
+def _cover_holds(M, value, rows, columns):
     covered = rows.T.astype(int) @ columns.astype(int) > 0
     return len(rows) == len(columns) == value and np.array_equal(covered, M > 0)
 
 
-def _fractional_holds(M, value, end, weights, heaviest):
+def _fractional_holds(M, value, weights, heaviest, end):
     S = M > 0
     if (weights < 0).any() or (weights[~S] > 0).any() or heaviest < 1 or -(-weights.sum() // heaviest) != value:
         return False
@@ -546,10 +547,10 @@ def _fractional_holds(M, value, end, weights, heaviest):
     return False if found else True if proved else None
 
 
-def _search_holds(M, value, end, cells):
+def _search_holds(M, value, cells, end):
     """Is there no cover by value − 1 rectangles? Here a rectangle is its rows; which columns fit follows."""
     S, r = M > 0, value - 1
-    if not _fooling_set_holds(M, len(cells), end, cells):
+    if not _fooling_set_holds(M, len(cells), cells):
         return False
     if len(cells) > r:
         return True
@@ -571,11 +572,11 @@ def _search_holds(M, value, end, cells):
     return {cp_model.INFEASIBLE: True, cp_model.OPTIMAL: False, cp_model.FEASIBLE: False}.get(status)
 
 
-def _self_scaled_holds(M, value, end, rows, columns, multipliers):
+def _self_scaled_holds(M, value, rows, columns, multipliers):
     return _self_scaled_value(M, rows, columns, multipliers) >= value
 
 
-def _factors_hold(M, value, end, U, V):
+def _factors_hold(M, value, U, V):
     if U.shape != (len(M), value) or V.shape != (value, M.shape[1]):
         return False
     if not all(np.isfinite(X).all() and (X >= 0).all() for X in (U, V)):
@@ -584,7 +585,7 @@ def _factors_hold(M, value, end, U, V):
     return bool(same_support and np.linalg.norm(M - U @ V) <= TOLERANCE * np.linalg.norm(M))
 
 
-def _size_holds(M, value, end, axis):
+def _size_holds(M, value, axis):
     return bool((M > 0).any(1 - int(axis)).sum() == value)
 
 
@@ -592,3 +593,4 @@ _CHECKS: dict[str, Callable[..., bool | None]] = {
     "rank": _rank_holds, "fooling set": _fooling_set_holds, "fractional cover": _fractional_holds,
     "search": _search_holds, "cover": _cover_holds, "self-scaled bound": _self_scaled_holds,
     "factors": _factors_hold, "size": _size_holds}
+_SEARCHES = "fractional cover", "search"  # checks that may take long

@@ -40,7 +40,7 @@ def brute_force(S):
 
     def largest(chosen, free):
         return max([len(chosen)] + [largest([*chosen, e], [f for f in free[t + 1:] if fools(e, f)])
-                                    for t, e in enumerate(free) if len(free) - t > 0])
+                                    for t, e in enumerate(free)])
 
     def fools(e, f):
         return not (S[e[0], f[1]] and S[f[0], e[1]])
@@ -85,7 +85,7 @@ def test_factors_of_the_least_known_size(M, r):
     found, population = None, rank._Population(M.numpy(), r, 0)
     for _ in range(60):
         found = found or population.improve(5, time.monotonic() + 60)
-    assert found and rank._factors_hold(M.numpy(), r, None, *found)
+    assert found and rank._factors_hold(M.numpy(), r, *found)
 
 
 @pytest.mark.parametrize("n, lower", [(6, 4), (8, 5)])
@@ -158,18 +158,15 @@ def test_the_largest_fooling_set_needs_no_start():
         assert optimal and len(found) == brute_force(S)[0]
 
 
-def test_the_fractional_cover_equals_a_linear_program_over_all_rectangles():
+def test_the_fractional_cover_equals_a_linear_program_over_all_rectangles(monkeypatch):
     generator = np.random.default_rng(1)
     for _ in range(20):
         S = generator.random((7, 8)) < 0.6
         pool = _rectangles.greedy_cover(S)[1]
         weights, heaviest, exact, _ = _rectangles.fractional(S, pool, time.monotonic() + 20, 0)
-        listed = _rectangles._RECTANGLES
-        try:
-            _rectangles._RECTANGLES = 0  # rectangles are priced instead of listed
+        with monkeypatch.context() as patch:
+            patch.setattr(_rectangles, "_RECTANGLES", 0)  # rectangles are priced instead of listed
             priced, bound, optimal, _ = _rectangles.fractional(S, pool, time.monotonic() + 20, 0)
-        finally:
-            _rectangles._RECTANGLES = listed
         assert exact and optimal
         assert abs(weights.sum() / heaviest - priced.sum() / bound) < 1e-3
 
