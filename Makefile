@@ -27,7 +27,7 @@ GIVEN = --profile '$(PROFILE)' --seed '$(SEED)' --device '$(DEVICE)'
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  make %-8s %s\n' "$$name" "$$text"; done
-	@echo 'Parameters: PROFILE=quick|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  PYTHON=<3.10 or later>'
+	@echo 'Parameters: PROFILE=quick|desk|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  PYTHON=<3.10 or later>'
 
 book: $(STAMP)  ## run the chapters that changed and build the site: _build/html/index.html
 	@$(RUN) book $(GIVEN)

@@ -91,6 +91,18 @@ def replaced(model: nn.Module, replacements: Mapping[str, Callable[[Tensor], Ten
 
 
 @contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Within the block, every module is in evaluation mode; then each gets back the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def reflection_padding(model: nn.Module) -> Iterator[nn.Module]:
     """Within the block, convolutions pad by reflection instead of zeros.
 

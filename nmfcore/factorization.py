@@ -37,10 +37,10 @@ def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     return Factorization(A @ V.mT, V)
 
 
-def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
-    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). Lloyd's algorithm, 10 starts."""
+def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Factorization:
+    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). Lloyd's algorithm, best of `n_init`."""
     A = _checked(A, rank, 0)
-    fit = KMeans(rank, n_init=10, random_state=seed).fit(A.cpu().numpy())
+    fit = KMeans(rank, n_init=n_init, random_state=seed).fit(A.cpu().numpy())
     labels = torch.as_tensor(fit.labels_, device=A.device).long()
     return Factorization(torch.nn.functional.one_hot(labels, rank).to(A), torch.as_tensor(fit.cluster_centers_).to(A))
 

@@ -15,6 +15,7 @@ VGG-19: Simonyan & Zisserman 2015. ResNet-50: He et al. 2016.
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections import OrderedDict
@@ -352,8 +353,8 @@ ARCHITECTURES = {
 }
 
 
-def memorization_network(name: str, *, shape: Sequence[int] | None = None, classes: int = 10, pool_stride: int = 1,
-                         seed: int = 0) -> nn.Sequential:
+def memorization_network(name: str, *, shape: Sequence[int] | None = None, classes: int = 10, width: float = 1.0,
+                         pool_stride: int = 1, seed: int = 0) -> nn.Sequential:
     """An untrained network of table 3.1: "cifar10", "fashion_mnist", "svhn" or "urban_sounds".
 
     Layers are called conv1_1, conv1_2, conv2_1, ..., fc1, fc2, ... and output. Each but the last ends in its ReLU, so
@@ -365,6 +366,7 @@ def memorization_network(name: str, *, shape: Sequence[int] | None = None, class
         shape: (C, H, W) of an input, where it is not the data set's own. "urban_sounds" needs it: the size of its
             spectrograms is printed nowhere.
         classes: units of the last layer.
+        width: share of the table's channels and units that each layer gets, rounded; 1 is the table.
         pool_stride: of the 2 × 2 max-pooling in "urban_sounds". The thesis and the paper both print 1, which keeps
             nearly every position and gives fc1 512·(H-4)·(W-4)·4096 weights: 7.5 billion for 64 × 64. 2 is usual and
             gives 33.6 million; whoever uses it should say so.
@@ -377,18 +379,22 @@ def memorization_network(name: str, *, shape: Sequence[int] | None = None, class
     shape = plan.shape if shape is None else tuple(shape)
     if shape is None:
         raise ValueError(f"the input size of {name!r} is not in the thesis; pass shape=(1, mel bands, frames)")
-    if len(shape) != 3 or min(shape) < 1 or classes < 1 or pool_stride < 1:
-        raise ValueError(f"shape={shape}, classes={classes}, pool_stride={pool_stride}: expected shape=(C, H, W) and "
-                         "numbers from 1 on")
+    if len(shape) != 3 or min(shape) < 1 or classes < 1 or pool_stride < 1 or not 0 < width < math.inf:
+        raise ValueError(f"shape={shape}, classes={classes}, width={width}, pool_stride={pool_stride}: expected "
+                         "shape=(C, H, W), a width above 0, and numbers from 1 on")
     channels, *sides = shape
+
+    def scaled(units):
+        return max(1, round(width * units))
+
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for b, block in enumerate(plan.blocks, start=1):
-            for i, width in enumerate(block, start=1):
+            for i, units in enumerate(map(scaled, block), start=1):
                 stride = 2 if i == 1 < b and not plan.pooled else 1
-                layers[f"conv{b}_{i}"] = nn.Sequential(nn.Conv2d(channels, width, 3, stride, padding=1), nn.ReLU())
-                channels, sides = width, [(side - 1) // stride + 1 for side in sides]
+                layers[f"conv{b}_{i}"] = nn.Sequential(nn.Conv2d(channels, units, 3, stride, padding=1), nn.ReLU())
+                channels, sides = units, [(side - 1) // stride + 1 for side in sides]
             if plan.pooled:
                 layers[f"pool{b}"] = nn.MaxPool2d(2, pool_stride)
                 sides = [(side - 2) // pool_stride + 1 for side in sides]
@@ -396,9 +402,9 @@ def memorization_network(name: str, *, shape: Sequence[int] | None = None, class
             raise ValueError(f"an input of {shape[1]} × {shape[2]} is too small for the pooling in {name!r}")
         layers["flatten"] = nn.Flatten()
         inputs = channels * sides[0] * sides[1]
-        for i, width in enumerate(plan.widths, start=1):
-            layers[f"fc{i}"] = nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
-            inputs = width
+        for i, units in enumerate(map(scaled, plan.widths), start=1):
+            layers[f"fc{i}"] = nn.Sequential(nn.Linear(inputs, units), nn.ReLU())
+            inputs = units
         layers["output"] = nn.Linear(inputs, classes)
         for parameter in nn.Sequential(layers).parameters():
             if parameter.dim() > 1:

@@ -38,9 +38,11 @@ class Record:
 
 
 def rounded(value, digits: int = 3):
-    """Round to significant digits, through tensors, arrays and nested lists; integers and text stay as they are."""
+    """Round to significant digits, through tensors, arrays, lists and dicts; integers and text stay as they are."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(item, digits) for item in value]
     if isinstance(value, (bool, int, str)):

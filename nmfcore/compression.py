@@ -1,0 +1,316 @@
+"""How much of a layer a network needs: its accuracy when activations are replaced by approximations of rank K.
+
+    batches = class_batches(labels, size=50)
+    curve = accuracy_curve(model, "conv4_1", [inputs[i] for i in batches], [labels[i] for i in batches])
+    curve.auc  # near 1: a few parts per class are enough; lower: samples of one class are told apart
+
+Thesis section 3.5; Collins, Bigdeli & Süsstrunk 2019. Works on any classifier, by layer name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from . import factorization
+from .activations import evaluation_mode, replaced, to_maps, to_matrix
+from .nmf import nmf
+
+METHODS = ("nmf", "pca", "kmeans", "random_ablation")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy of a network over the rank K to which one or more layers are compressed, from K = 0 to their width."""
+
+    ranks: tuple[int, ...]  # R of them, rising, from 0 to `width`
+    accuracy: Tensor  # (batches, R)
+    error: Tensor  # (layers, batches, R) ‖A − Ã‖_F / ‖A‖_F of the activations A that reach a layer; 0 where A is 0
+    norm: Tensor  # (layers, batches, R) ‖A‖_F, which depends on K behind the first layer
+    baseline: Tensor  # (batches,) accuracy without any change
+    limit: int  # the rank from which approximations are exact, and nothing was factorized; at most the width
+    unconverged: int  # NMF problems that stopped at the limit of iterations
+
+    @property
+    def width(self) -> int:
+        """Channels or units of the widest layer."""
+        return self.ranks[-1]
+
+    @property
+    def auc(self) -> float:
+        """Area under the accuracy curve, averaged over batches and divided by the layer's width: at most 1."""
+        return float(area(self.accuracy, self.ranks).mean()) / self.width
+
+    @property
+    def limit_auc(self) -> float:
+        """The same over the ranks up to `limit`: however wide the layer, 50 rows need no more than 50 parts."""
+        upto = self.ranks.index(self.limit) + 1
+        return float(area(self.accuracy[:, :upto], self.ranks[:upto]).mean()) / self.limit
+
+
+def area(values: Tensor, ranks: Sequence[int]) -> Tensor:
+    """(…) Area under values (…, R) over ranks, by trapezoids."""
+    return torch.trapezoid(values.double(), torch.tensor(ranks, dtype=torch.float64, device=values.device), dim=-1)
+
+
+def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tensor]:
+    """Indices of one batch per class, `size` samples drawn without replacement; all of a class that has fewer."""
+    generator = torch.Generator().manual_seed(seed)
+    of_class = [(labels.cpu() == c).nonzero()[:, 0] for c in labels.unique().tolist()]
+    return [indices[torch.randperm(len(indices), generator=generator)[:size]] for indices in of_class]
+
+
+def mixed_batches(labels: Tensor, size: int = 50, *, count: int = 10, seed: int = 0) -> list[Tensor]:
+    """Indices of `count` batches, each of `size` samples of any class, drawn without replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(len(labels), generator=generator)[:size] for _ in range(count)]
+
+
+def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor | Sequence[Tensor],
+                   labels: Tensor | Sequence[Tensor], *, ranks: Sequence[int] | None = None, method: str = "nmf",
+                   ablate: bool = False, tol: float = 1e-3, seed: int = 0) -> Curve:
+    """Compress layers to each of `ranks` and run the rest of the network on the result (thesis eq. 3.21).
+
+    Args:
+        model: gives (n, classes) logits. It is run in evaluation mode and left as it was.
+        layers: name of a layer as in `model.named_modules()`, or several, which are compressed one after another in
+            one forward pass, all to the same rank. NMF takes layers whose output is non-negative.
+        inputs, labels: a batch (n, ...), (n,) int64, or a sequence of batches. Each batch is factorized by itself.
+        ranks: default: each half as large again as the one before, in steps of at most 20. 0, where nothing is left,
+            the rank from which the approximation is exact, and the layer's width are always added: they cost nothing.
+        method: "nmf", "pca" (not centred), "kmeans" (one start), "random_ablation" (keeps K channels, drawn for each
+            batch and layer; the channels kept at a rank are kept at all higher ones).
+        ablate: pass on what the approximation leaves, A − Ã, instead of Ã.
+        tol: of `nmf`. Ten times its default: accuracy hardly depends on the last digits of the error.
+
+    Returns:
+        `Curve`, on the CPU.
+
+    At the first layer all ranks of all batches are one call of `nmf`; behind it the batches of each rank are, as what
+    arrives there depends on the rank. Activations (n, C, H, W) become matrices (n·H·W, C).
+
+    Raises ValueError for a layer that the model does not have, that is not reached, runs more than once (name the
+    block around it) or whose output cannot be a matrix, for negative activations with NMF, for ranks outside 0..width,
+    and for batches that do not fit together.
+    """
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"layers={names}: expected one or more, each once")
+    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    targets = [labels] if isinstance(labels, Tensor) else list(labels)
+    sizes = [len(batch) for batch in batches]
+    if not sizes or 0 in sizes or sizes != [len(target) for target in targets]:
+        raise ValueError(f"batches of {sizes} inputs and {[len(target) for target in targets]} labels: expected as "
+                         "many labels as inputs, at least one in each batch")
+    with torch.no_grad(), evaluation_mode(model):
+        experiment = _Experiment(model, names, torch.cat(batches), torch.cat(targets), sizes, method, ablate, tol,
+                                 seed)
+        return experiment.curve(ranks)
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How AuC goes with the share p of random labels over a set of networks."""
+
+    correlation: float  # Spearman's, of AuC with p
+    interval: tuple[float, float]  # bootstrap over networks, 95 %
+    effect: float  # mean fall of AuC from one level of p to the next, in standard deviations within a level
+
+
+def separation(levels: Sequence[float], auc: Tensor, *, seed: int = 0) -> Separation:
+    """Does AuC (levels, seeds) tell the levels of p apart? Needs two levels and two networks at each.
+
+    The standard deviation is pooled over levels, as for Cohen's d; the effect is infinite where it is 0.
+    """
+    auc = auc.double()
+    if auc.dim() != 2 or len(levels) != len(auc) or min(auc.shape) < 2:
+        raise ValueError(f"auc of shape {tuple(auc.shape)} for {len(levels)} levels: expected (levels, seeds), at "
+                         "least 2 of both")
+    p = np.repeat(np.asarray(levels, dtype=float), auc.shape[1])
+    values = auc.flatten().numpy()
+
+    def correlation(p, values):
+        if np.ptp(p) == 0 or np.ptp(values) == 0:
+            return 0.0  # a resample of one level, or AuCs that are all the same, order nothing
+        return stats.spearmanr(p, values).statistic
+
+    found = stats.bootstrap((p, values), correlation, paired=True, vectorized=False, method="percentile",
+                            n_resamples=2000, rng=np.random.default_rng(seed))
+    fall = float((auc[:-1].mean(1) - auc[1:].mean(1)).mean())
+    spread = float(auc.var(1).mean().sqrt())
+    effect = fall / spread if spread else float(np.copysign(np.inf, fall)) if fall else 0.0
+    interval = found.confidence_interval
+    return Separation(float(correlation(p, values)), (float(interval.low), float(interval.high)), effect)
+
+
+class _Experiment:
+    """One call of `accuracy_curve`: a network, and batches stacked into one input."""
+
+    def __init__(self, model, names, inputs, labels, sizes, method, ablate, tol, seed):
+        self.model, (self.rest, self.inputs) = model, _behind(model, names, inputs)
+        self.labels, self.sizes = labels.to(inputs.device), sizes
+        self.method, self.ablate, self.tol, self.seed = method, ablate, tol, seed
+        self.unconverged = 0
+        self.first, self.shapes, self.baseline = self._look(names)
+        self.names = list(self.shapes)  # in the order in which they run
+
+    def _look(self, names):
+        """Output of the layer that runs first, {layer: its output's shape} in running order, accuracies."""
+        shapes, outputs = {}, []
+
+        def note(name):
+            def change(output):
+                if name in shapes:
+                    raise ValueError(f"layer {name!r} runs more than once in a forward pass; name the block around it")
+                if not isinstance(output, Tensor) or output.dim() not in (2, 4):
+                    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                    raise ValueError(f"layer {name!r} gives {got}; expected (n, C) or (n, C, H, W)")
+                if len(output) != sum(self.sizes):
+                    raise ValueError(f"layer {name!r} gives {len(output)} outputs for {sum(self.sizes)} inputs")
+                if not shapes:
+                    outputs.append(output.clone())  # the next layer may work in place
+                shapes[name] = output.shape
+                return output
+            return change
+
+        with replaced(self.model, {name: note(name) for name in names}):
+            baseline = self._accuracy()
+        missing = [name for name in names if name not in shapes]
+        if missing:
+            raise ValueError(f"the forward pass did not reach {', '.join(missing)}")
+        return outputs[0], shapes, baseline
+
+    def _accuracy(self):
+        """(batches,) of the network as its hooks make it."""
+        logits = self.rest(self.inputs)
+        if logits.dim() != 2:
+            raise ValueError(f"the model gives {tuple(logits.shape)}; expected logits (n, classes)")
+        right = (logits.argmax(1) == self.labels).double().split(self.sizes)
+        return torch.stack([batch.mean() for batch in right]).cpu()
+
+    def curve(self, ranks):
+        limits = {name: self._limit(shape) for name, shape in self.shapes.items()}
+        limit, width = max(limits.values()), max(shape[1] for shape in self.shapes.values())
+        limit = min(limit, width)
+        if ranks is None:
+            ranks = [1]
+            while (following := ranks[-1] + min(20, -(-ranks[-1] // 2))) < limit:
+                ranks.append(following)
+        for rank in ranks:
+            if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank <= width:
+                raise ValueError(f"rank {rank!r} must be an integer from 0 to {width}, the width of "
+                                 f"{', '.join(self.names)}")
+        ranks = sorted({0, limit, width, *map(int, ranks)})
+        accuracy, errors, norms = [], [], []
+        first, *others = self.names
+        matrices = self._matrices(self.first)
+        for rank, approximation in zip(ranks, self._approximations(first, matrices, ranks), strict=True):
+            marks: list[tuple[Tensor, Tensor]] = []
+            changes = {first: self._change(marks, lambda A, found=approximation: found)}
+            for name in others:
+                changes[name] = self._change(
+                    marks, lambda A, name=name, rank=rank: next(self._approximations(name, A, [rank])))
+            with replaced(self.model, changes):
+                accuracy.append(self._accuracy())
+            error, norm = zip(*marks, strict=True)
+            errors.append(torch.stack(error))
+            norms.append(torch.stack(norm))
+        return Curve(tuple(ranks), torch.stack(accuracy, 1), torch.stack(errors, 2), torch.stack(norms, 2),
+                     self.baseline, limit, self.unconverged)
+
+    def _change(self, marks, approximate: Callable[[Tensor], Tensor]):
+        """What a layer's output becomes; notes its error and norm."""
+        def change(output):
+            A = self._matrices(output)
+            found = approximate(A)
+            rest = A - found
+            norm = torch.linalg.vector_norm(A, dim=(1, 2), dtype=torch.float64)
+            left = torch.linalg.vector_norm(rest, dim=(1, 2), dtype=torch.float64)
+            marks.append(((left / torch.where(norm > 0, norm, 1)).cpu(), norm.cpu()))
+            return self._maps(rest if self.ablate else found, output)
+        return change
+
+    # --- between feature maps and matrices ------------------------------------------------------------------
+
+    def _matrices(self, maps):
+        """(batches, N, C) float: one matrix a batch, under it rows of zeros where others have more samples."""
+        rows = to_matrix(maps)
+        counts = self._rows(maps.shape)
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        A = rows.new_zeros(len(counts), max(counts), maps.shape[1], dtype=dtype)
+        for batch, part in zip(A, rows.split(counts), strict=True):
+            batch[:len(part)] = part
+        return A
+
+    def _maps(self, A, like):
+        rows = torch.cat([batch[:count] for batch, count in zip(A, self._rows(like.shape), strict=True)])
+        return to_maps(rows, like.shape).to(like.dtype)
+
+    def _rows(self, shape):
+        """Rows of each batch's matrix."""
+        return [size * int(np.prod(shape[2:])) for size in self.sizes]
+
+    def _limit(self, shape):
+        """The least rank from which the approximation of a layer is exact."""
+        rows, columns = max(self._rows(shape)), shape[1]
+        return {"nmf": min(rows, columns), "pca": min(rows, columns), "kmeans": rows, "random_ablation": columns}[
+            self.method]
+
+    # --- the methods ----------------------------------------------------------------------------------------
+
+    def _approximations(self, name, A, ranks) -> Iterator[Tensor]:
+        """Ã (batches, N, C) for each of the rising `ranks`."""
+        limit = self._limit(self.shapes[name])
+        inner = [rank for rank in ranks if 0 < rank < limit]
+        found = getattr(self, f"_{self.method}")(name, A, inner) if inner else iter(())
+        for rank in ranks:
+            yield torch.zeros_like(A) if rank == 0 else A if rank >= limit else next(found)
+
+    def _nmf(self, name, A, ranks):
+        try:
+            results = nmf(A, ranks, tol=self.tol, seed=self.seed)
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+        self.unconverged += sum(int((~result.converged).sum()) for result in results)
+        for result in results:
+            yield result.approximation
+
+    def _pca(self, name, A, ranks):
+        wide = A.shape[1] < A.shape[2]
+        X = (A.mT if wide else A).double()
+        directions = torch.linalg.eigh(X.mT @ X).eigenvectors.flip(-1).to(A.dtype)  # (batches, D, D), D = min(N, C)
+        for rank in ranks:
+            V = directions[..., :rank]
+            yield V @ (V.mT @ A) if wide else A @ V @ V.mT
+
+    def _kmeans(self, name, A, ranks):
+        counts = self._rows(self.shapes[name])
+        for rank in ranks:
+            found = A.clone()  # exact for a batch that has no more rows than centroids
+            for batch, count in zip(found, counts, strict=True):
+                if rank < count:
+                    batch[:count] = factorization.kmeans(batch[:count], rank, seed=self.seed, n_init=1).approximation
+            yield found
+
+    def _random_ablation(self, name, A, ranks):
+        generator = torch.Generator().manual_seed(self.seed + 1000 * self.names.index(name))
+        order = torch.stack([torch.randperm(A.shape[2], generator=generator) for _ in self.sizes])  # (batches, C)
+        place = order.argsort(1).to(A.device)[:, None]
+        for rank in ranks:
+            yield torch.where(place < rank, A, 0)
+
+
+def _behind(model, names, inputs):
+    """What has to run for each rank, and its inputs: an `nn.Sequential` only from the first of the named layers on."""
+    if type(model) is not nn.Sequential:
+        return model, inputs
+    children = [name for name, _ in model.named_children()]
+    starts = [children.index(name.split(".")[0]) for name in names if name.split(".")[0] in children]
+    start = min(starts, default=0)
+    return model[start:], model[:start](inputs)
