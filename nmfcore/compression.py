@@ -32,7 +32,8 @@ class Curve:
     error: Tensor  # (layers, batches, R) ‖A − Ã‖_F / ‖A‖_F of the activations A that reach a layer; 0 where A is 0
     norm: Tensor  # (layers, batches, R) ‖A‖_F, which depends on K behind the first layer
     baseline: Tensor  # (batches,) accuracy without any change
-    limit: int  # the rank from which approximations are exact, and nothing was factorized; at most the width
+    limit: int  # the rank from which approximations are exact, and nothing was factorized; at most the width (k-means
+    # is exact from as many centroids as rows on, so at that width only if the rows are no more)
     unconverged: int  # NMF problems that stopped at the limit of iterations
 
     @property
@@ -135,12 +136,13 @@ def separation(levels: Sequence[float], auc: Tensor, *, seed: int = 0) -> Separa
     p = np.repeat(np.asarray(levels, dtype=float), auc.shape[1])
     values = auc.flatten().numpy()
 
-    def correlation(p, values):
-        if np.ptp(p) == 0 or np.ptp(values) == 0:
-            return 0.0  # a resample of one level, or AuCs that are all the same, order nothing
-        return stats.spearmanr(p, values).statistic
+    def correlation(p, values, axis=-1):
+        x, y = (stats.rankdata(z, axis=axis) for z in (p, values))
+        x, y = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
+        size = np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+        return (x * y).sum(axis) / np.where(size > 0, size, 1)  # 0 for a resample in which either is constant
 
-    found = stats.bootstrap((p, values), correlation, paired=True, vectorized=False, method="percentile",
+    found = stats.bootstrap((p, values), correlation, paired=True, vectorized=True, method="percentile",
                             n_resamples=2000, rng=np.random.default_rng(seed))
     fall = float((auc[:-1].mean(1) - auc[1:].mean(1)).mean())
     spread = float(auc.var(1).mean().sqrt())
@@ -308,7 +310,7 @@ class _Experiment:
 
 def _behind(model, names, inputs):
     """What has to run for each rank, and its inputs: an `nn.Sequential` only from the first of the named layers on."""
-    if type(model) is not nn.Sequential:
+    if type(model) is not nn.Sequential or model._forward_pre_hooks or model._forward_hooks:
         return model, inputs
     children = [name for name, _ in model.named_children()]
     starts = [children.index(name.split(".")[0]) for name in names if name.split(".")[0] in children]

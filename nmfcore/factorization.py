@@ -38,7 +38,8 @@ def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
 
 
 def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Factorization:
-    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). Lloyd's algorithm, best of `n_init`."""
+    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). The best of `n_init` runs of Lloyd's
+    algorithm."""
     A = _checked(A, rank, 0)
     fit = KMeans(rank, n_init=n_init, random_state=seed).fit(A.cpu().numpy())
     labels = torch.as_tensor(fit.labels_, device=A.device).long()

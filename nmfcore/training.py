@@ -215,16 +215,16 @@ def _load(file, settings, model, steps, device):
     if about.get("crc32") != _crc(tensors, about.get("state", "")):
         raise ValueError(f"checkpoint {file} is damaged: its checksum is wrong; {cure}")
     state = json.loads(about["state"])
-    other = [f"{key}={state['settings'].get(key)!r} instead of {value!r}" for key, value in settings.items()
-             if state["settings"].get(key) != value]
-    if other:
-        raise ValueError(f"checkpoint {file} is from another training: {', '.join(other)}; {cure}")
     own = {f"model.{key}": value for key, value in model.state_dict().items()}
     stored = {key: value for key, value in tensors.items() if key.startswith("model.")}
     misfit = sorted({*own} ^ {*stored}) or [key for key in own if (own[key].shape, own[key].dtype)
                                                     != (stored[key].shape, stored[key].dtype)]
     if misfit:
         raise ValueError(f"checkpoint {file} is of another model: {', '.join(misfit[:4])} differ; {cure}")
+    other = [f"{key}={state['settings'].get(key)!r} instead of {value!r}" for key, value in settings.items()
+             if state["settings"].get(key) != value]
+    if other:
+        raise ValueError(f"checkpoint {file} is from another training: {', '.join(other)}; {cure}")
     model.load_state_dict({key.removeprefix("model."): value for key, value in stored.items()})
     if "rng.cpu" not in tensors:
         return History(**state["history"])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nmfcore.activations import capture, reflection_padding, replaced, to_maps, to_matrix
+from nmfcore.activations import capture, evaluation_mode, reflection_padding, replaced, to_maps, to_matrix
 
 torch.set_num_threads(1)
 side = st.integers(1, 5)
@@ -208,6 +208,40 @@ def test_replacements_are_removed_after_an_exception():
     with pytest.raises(KeyError), replaced(model, {"2": torch.zeros_like}):
         raise KeyError
     assert hooks(model) == 0 and torch.equal(model(x), expected)
+
+
+# --- evaluation mode ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_each_module_gets_back_the_mode_it_had(failing):
+    model = nn.Sequential(small(), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()))
+    model.train()
+    model[0][1].eval()
+    model[2].eval()
+    model[2][1].train()
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+
+    def within():
+        with evaluation_mode(model) as same:
+            assert same is model and not any(module.training for module in model.modules())
+            with evaluation_mode(model[2]):
+                pass
+            assert not any(module.training for module in model.modules())
+            if failing:
+                raise KeyError
+
+    if failing:
+        with pytest.raises(KeyError):
+            within()
+    else:
+        within()
+    assert [module.training for module in model.modules()] == before
+    model.eval()
+    with evaluation_mode(model):
+        pass
+    assert not any(module.training for module in model.modules())
 
 
 # --- reflection padding -------------------------------------------------------------------------------------

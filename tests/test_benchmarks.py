@@ -1,21 +1,32 @@
 """The benchmark compares what it says it compares: the same start, the same error, resumable curves."""
 
 import importlib.util
+import json
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from sklearn.decomposition import non_negative_factorization
 
-PATH = Path(__file__).resolve().parent.parent / "benchmarks" / "nmf.py"
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_of_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("benchmark_of_nmf", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("nmf")
+
+
+@pytest.fixture(scope="module")
+def compression():
+    return loaded("compression")
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +78,59 @@ def test_curves_keep_each_budget_once_and_time_never_runs_back(bench, matrix):
         assert curve["iterations"] == bench.BUDGETS[:len(curve["iterations"])]
         assert len(curve["seconds"]) == len(curve["error"]) == len(curve["iterations"])
         assert curve["seconds"] == sorted(curve["seconds"])
+
+
+# benchmarks/compression.py
+
+
+def test_the_parts_of_a_sweep_add_up_to_the_call(compression, matrix):
+    A = torch.stack([matrix, matrix.flip(0)])
+    total, each, errors = compression.ours(A, [1, 3, 5])
+    assert each.shape == errors.shape == (3, 2) and each.sum() == pytest.approx(total) and (each > 0).all()
+    expected = compression.nmf(A, [1, 3, 5], tol=compression.TOL)
+    assert errors.tolist() == [result.error.tolist() for result in expected]
+    assert (errors[1:] < errors[:-1]).all()
+    with compression.by_rank() as seconds:
+        compression.nmf(A, [2, 4])
+    assert {K: len(times) for K, times in seconds.items()} == {2: 2, 4: 2}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("start", ["nndsvda", "random"])
+def test_scikit_learn_is_stopped_where_it_reaches_the_error(compression, matrix, start):
+    target = float(compression.nmf(matrix, 3).error)
+    seconds, error, reached = compression.sklearn_to(matrix, 3, 1.5 * target, start)
+    assert reached and error <= 1.5 * target * (1 + compression.SLACK) and seconds > 0
+    _, error, reached = compression.sklearn_to(matrix, 3, 0.0, start, limit=20)
+    whole = non_negative_factorization(matrix.numpy(), n_components=3, init=start, max_iter=20, tol=0, random_state=0)
+    assert not reached
+    assert error == pytest.approx(float(compression.common.relative_error(matrix, *map(torch.from_numpy, whole[:2]))),
+                                  rel=1e-3)
+
+
+def test_the_better_start_and_the_time_between_ranks(compression):
+    assert compression.better({"a": (9.0, 0.1, True), "b": (2.0, 0.1, True), "c": (1.0, 0.2, False)}) == "b"
+    assert compression.better({"a": (1.0, 0.3, False), "b": (2.0, 0.2, False)}) == "b"
+    assert compression.interpolated([1, 2, 5, 10], [1, 10], [0.5, 50]).tolist() == pytest.approx([0.5, 2, 12.5, 50])
+
+
+def test_the_quick_sweep_of_the_compression_benchmark(compression, monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("NMFCORE_DATA", raising=False)
+    monkeypatch.setattr(compression, "QUICK", compression.QUICK | {"ranks": [1, 6], "sample": [1, 6]})
+    kept = []
+    monkeypatch.setattr(compression.records, "save", kept.append)
+    monkeypatch.setattr("sys.argv", ["compression.py", "--quick", "--matrices", "1", "--record"])
+    threads = torch.get_num_threads()
+    try:
+        compression.main()
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "whole sweep: nmf" in printed and printed.count("×") >= 4
+    record, = kept
+    json.dumps(record.values)
+    assert record.values["ranks"] == [1, 6] and record.values["shape"] == [2, 64, 512]
+    for K in (1, 6):
+        entry = record.values[f"K={K}"]
+        assert entry["ratio"] == pytest.approx(entry["scikit-learn"][0] / entry["nmf"][0], rel=2e-3)
+        assert entry["start"] in compression.STARTS

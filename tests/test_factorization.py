@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 
 from nmfcore import nmf
@@ -261,3 +262,16 @@ def test_random_ablation_chooses_by_seed_and_evenly():
     assert torch.equal(kept[7], random_ablation(A, 3, seed=7).approximation[0])
     assert len({tuple(row.tolist()) for row in kept}) > 50
     assert (kept.mean(0) - 0.3).abs().max() < 0.1
+
+
+# --- k-means: how many starts -------------------------------------------------------------------------------
+
+
+def test_kmeans_keeps_the_best_of_its_starts():
+    A = random(80, 6)
+    errors = {(n, seed): error(A, kmeans(A, 9, seed=seed, n_init=n)) for n in (1, 10) for seed in range(5)}
+    assert error(A, kmeans(A, 9, seed=3)) == errors[10, 3]  # ten unless asked for
+    assert len({errors[1, seed] for seed in range(5)}) > 1
+    assert sum(errors[10, seed] for seed in range(5)) < sum(errors[1, seed] for seed in range(5))
+    expected = KMeans(9, n_init=1, random_state=2).fit(A.numpy())
+    np.testing.assert_allclose(kmeans(A, 9, seed=2, n_init=1).V, expected.cluster_centers_)

@@ -517,6 +517,48 @@ def test_other_inputs_and_classes():
     assert model(torch.rand(3, 1, 8, 9)).shape == (3, 4)
 
 
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("width", [1 / 100, 1 / 8, 1 / 3, 2])
+def test_width_is_the_share_of_every_hidden_layer(name, width):
+    options = {"pool_stride": 2, "shape": (1, 32, 32)} if name == "urban_sounds" else {"shape": SHAPE[name]}
+    with torch.device("meta"):
+        whole, part = memorization_network(name, **options), memorization_network(name, width=width, **options)
+        same = memorization_network(name, width=1, **options)
+    assert [p.shape for p in same.parameters()] == [p.shape for p in whole.parameters()]
+    assert [key for key, _ in part.named_modules()] == [key for key, _ in whole.named_modules()]
+    pairs = [(a, b) for a, b in zip(whole.modules(), part.modules(), strict=True)
+             if isinstance(a, (nn.Conv2d, nn.Linear))]
+    for place, (a, b) in enumerate(pairs, start=1):
+        units = len(a.weight) if place == len(pairs) else max(1, round(width * len(a.weight)))
+        assert len(b.weight) == len(b.bias) == units
+    assert part(torch.zeros(2, *options["shape"], device="meta")).shape == (2, 10)  # so that the inputs fit, too
+    if name != "urban_sounds":
+        assert sum(p.numel() for p in part.parameters()) == by_hand(name, width)
+
+
+def by_hand(name, width):
+    """9·C_in·C_out + C_out for each convolution, inputs·units + units for each fully connected layer."""
+    plan, (channels, side, _), total = ARCHITECTURES[name], SHAPE[name], 0
+    for block in plan.blocks:
+        for units in (max(1, round(width * units)) for units in block):
+            total, channels = total + 9 * channels * units + units, units
+    inputs = channels * (side // 2 ** max(len(plan.blocks) - 1, 0)) ** 2
+    for units in (*(max(1, round(width * units)) for units in plan.widths), 10):
+        total, inputs = total + inputs * units + units, units
+    return total
+
+
+def test_a_narrow_network_still_runs():
+    model = memorization_network("cifar10", shape=(1, 8, 8), width=1 / 1000)
+    assert {len(p) for p in model.parameters()} == {1, 10} and model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("width", [0, -1.0, float("inf"), float("nan")])
+def test_a_width_that_is_none(width):
+    with pytest.raises(ValueError, match=rf"width={width}.*a width above 0"):
+        memorization_network("svhn", width=width)
+
+
 @pytest.mark.parametrize("name, options, message", [
     ("lenet", {}, r"unknown network 'lenet'; table 3\.1 has cifar10, fashion_mnist, svhn, urban_sounds"),
     ("urban_sounds", {}, r"not in the thesis; pass shape="),

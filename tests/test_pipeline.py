@@ -77,7 +77,7 @@ def run(root, *arguments):
 
 
 @pytest.mark.parametrize("arguments, names", [
-    (["book", "--profile", "huge"], ["huge", "quick", "paper"]),
+    (["book", "--profile", "huge"], ["huge", "quick", "desk", "paper"]),
     (["book", "--device", "abacus"], ["abacus", "cuda"]),
     (["book", "--seed", "x"], ["x", "seed"]),
     (["book", "--temperature", "3"], ["--temperature"]),

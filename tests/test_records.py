@@ -47,6 +47,9 @@ def test_a_damaged_record_is_named_with_the_cure(tmp_path, damage):
 
 @pytest.mark.parametrize("value, expected", [
     (0.123456, 0.123), (123456.0, 123000.0), (7, 7), (True, True), ("text", "text"), ([0.12345, [1]], [0.123, [1]]),
+    ({"a": 0.12345, "b": {"c": [1.0001, 7], 3: "text"}}, {"a": 0.123, "b": {"c": [1.0, 7], 3: "text"}}),
+    ([{"error": np.float32(0.77777)}], [{"error": 0.778}]), ({}, {}), ({"t": torch.tensor([0.5, 0.25001])},
+                                                                       {"t": [0.5, 0.25]}),
     (np.float64(0.98765), 0.988), (np.int64(3), 3), (torch.tensor([0.11111, 2.0]), [0.111, 2.0]),
 ])
 def test_rounding_to_significant_digits_gives_plain_values(value, expected):

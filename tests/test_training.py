@@ -1,6 +1,8 @@
 """Training to accuracy 1 on true and random labels; interrupted, resumed, and with damaged checkpoints."""
 
+import copy
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -85,15 +87,16 @@ def test_seed_decides_and_the_global_random_state_is_left_alone():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_resuming_changes_not_a_bit(tmp_path, kind, optimizer):
     file = tmp_path / "new/net.safetensors"
-    options = dict(batch_size=30, optimizer=optimizer, lr=2e-3, weight_decay=1e-3, seed=3, test=(x[:50], y[:50]))
+    options = dict(batch_size=30, optimizer=optimizer, lr=2e-3, decay=0.8, weight_decay=1e-3, seed=3,
+                   test=(x[:50], y[:50]))
     whole, parts = small(kind=kind), small(kind=kind)
     history = train(whole, x, y, epochs=6, **options)
     train(parts, x, y, epochs=2, checkpoint=file, **options)
     torch.rand(5)  # what others draw in between does not matter
-    parts = small(seed=99, kind=kind)
+    parts = small(kind=kind)
     train(parts, x, y, epochs=3, checkpoint=file, **options)
-    resumed = train(small(seed=98, kind=kind), x, y, epochs=6, checkpoint=file, **options)
-    again = small(seed=97, kind=kind)
+    resumed = train(small(kind=kind), x, y, epochs=6, checkpoint=file, **options)
+    again = small(kind=kind)
     assert train(again, x, y, epochs=6, checkpoint=file, **options) == resumed == history  # nothing left to do
     assert same(whole, again) and not same(whole, parts)
     assert [f.name for f in file.parent.iterdir()] == [file.name]
@@ -116,16 +119,72 @@ def test_a_run_killed_while_writing_goes_on_from_the_epoch_before(tmp_path, monk
         train(small(), x, y, epochs=4, checkpoint=file)
     assert len(json.loads(safe_open(file, "pt").metadata()["state"])["history"]["loss"]) == 2
     assert [f.name for f in tmp_path.iterdir()] == [file.name]
-    resumed = small(seed=9)
+    resumed = small()
     assert train(resumed, x, y, epochs=4, checkpoint=file) == history and same(resumed, whole)
 
 
 def test_tied_weights_and_a_converged_checkpoint(tmp_path):
     first = nn.Linear(64, 64)
     tied = nn.Sequential(nn.Flatten(), first, nn.ReLU(), first, nn.ReLU(), nn.Linear(64, 10))
-    history = train(tied, x, y, lr=0.05, batch_size=20, checkpoint=tmp_path / "a.safetensors")
+    again, options = copy.deepcopy(tied), dict(lr=0.05, batch_size=20, checkpoint=tmp_path / "a.safetensors")
+    history = train(tied, x, y, **options)
     assert history.converged
-    assert train(tied, x, y, lr=0.05, batch_size=20, epochs=500, checkpoint=tmp_path / "a.safetensors") == history
+    assert train(again, x, y, epochs=500, **options) == history and same(tied, again)
+
+
+def test_a_finished_checkpoint_holds_weights_and_labels_alone(tmp_path):
+    file, options = tmp_path / "a.safetensors", dict(lr=0.05, batch_size=20)
+    labels = randomized_labels(y, 0.5, 10)
+    model = small(width=256, dropout=0)
+    weights = {f"model.{key}" for key in model.state_dict()}
+    assert not train(model, x, labels, epochs=1, checkpoint=file, **options).converged
+    unfinished = load_file(file)
+    assert {key.split(".")[0] for key in unfinished} == {"model", "labels", "optimizer", "rng"}
+    model = small(width=256, dropout=0)
+    assert train(model, x, labels, epochs=300, checkpoint=file, **options).converged
+    finished = load_file(file)
+    assert set(finished) == weights | {"labels"} and torch.equal(finished["labels"], labels)
+    assert torch.equal(unfinished["labels"], labels)
+    assert all(torch.equal(finished[f"model.{key}"], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_learning_rate_decays_after_each_epoch_resumed_or_not(tmp_path, monkeypatch, optimizer):
+    rates, original = [], training._epoch
+
+    def watched(model, steps, *rest):
+        rates.append([group["lr"] for group in steps.param_groups])
+        return original(model, steps, *rest)
+
+    monkeypatch.setattr(training, "_epoch", watched)
+    options = dict(lr=0.02, optimizer=optimizer, decay=0.5, checkpoint=tmp_path / "net.safetensors")
+    train(small(), x, y, epochs=2, **options)
+    train(small(), x, y, epochs=4, **options)
+    assert rates == [[pytest.approx(0.02 * 0.5 ** epoch)] for epoch in range(4)]
+    rates.clear()
+    train(small(), x, y, epochs=3, lr=0.02)
+    assert rates == [[0.02]] * 3  # none unless asked for
+
+
+def test_decay_changes_the_training_from_the_second_epoch_on():
+    nets = [small(), small()]
+    constant, falling = (train(net, x, y, epochs=3, decay=decay, lr=0.05)
+                         for net, decay in zip(nets, (1.0, 0.1), strict=True))
+    assert constant.loss[0] == falling.loss[0] and constant.loss[2] != falling.loss[2] and not same(*nets)
+
+
+def test_a_checkpoint_from_other_initial_weights(saved):
+    model, fresh = small(seed=4), small(seed=4)
+    with pytest.raises(ValueError, match=r"net\.safetensors is from another training: start='\w+' instead of .*delete"):
+        train(model, x, y, epochs=2, checkpoint=saved)
+    assert same(model, fresh)
+    assert train(small(), x, y, epochs=2, checkpoint=saved).epochs == 2
+
+
+def test_a_checkpoint_of_a_model_with_other_names(saved):
+    renamed = nn.Sequential(OrderedDict((f"layer{name}", module) for name, module in small().named_children()))
+    with pytest.raises(ValueError, match=r"is of another model: model\.\d\.bias, .*differ"):
+        train(renamed, x, y, checkpoint=saved)
 
 
 @pytest.fixture
@@ -161,7 +220,8 @@ def test_a_file_that_is_no_checkpoint(saved):
 @pytest.mark.parametrize("change, message", [
     (dict(lr=0.5), r"lr=0\.01 instead of 0\.5"), (dict(seed=1), "seed=0 instead of 1"),
     (dict(batch_size=7), "batch_size=100 instead of 7"), (dict(optimizer="adam"), "optimizer='sgd' instead of 'adam'"),
-    (dict(weight_decay=1.0), "weight_decay"), (dict(test=(x, y)), "test=None instead of"),
+    (dict(weight_decay=1.0), "weight_decay"), (dict(decay=0.9), r"decay=1\.0 instead of 0\.9"),
+    (dict(test=(x, y)), "test=None instead of"),
     (dict(labels=randomized_labels(y, 0.1, 10)), "data="), (dict(images=x * 0.5), "data=")])
 def test_a_checkpoint_of_another_training(saved, change, message):
     images, labels = change.pop("images", x), change.pop("labels", y)
@@ -182,6 +242,8 @@ def test_a_checkpoint_of_another_model(saved, other):
     (x, y[:-1], {}, r"expected int64, one for each of 200 images"), (x, y.int(), {}, r"torch\.int32"),
     (x[:0], y[:0], {}, "at least one"), (x, y, {"optimizer": "rmsprop"}, "neither 'sgd' nor 'adam'"),
     (x, y, {"batch_size": 0}, "batch_size=0"), (x, y, {"test": (data.images, y)}, "test images are"),
+    *((x, y, {"decay": decay}, rf"decay={decay}: expected .* a factor above 0, at most 1")
+      for decay in (0, -0.5, 1.5, float("nan"))),
     (x * float("nan"), y, {}, r"the loss is nan in epoch 1; lower lr=0\.01"), (x, y, {"lr": 1e30}, "the loss is")])
 def test_what_cannot_be_trained(images, labels, options, message):
     with pytest.raises(ValueError, match=message):
@@ -210,6 +272,6 @@ def test_on_cuda(tmp_path):
     options = dict(batch_size=20, lr=0.01, device="cuda", checkpoint=tmp_path / "net.safetensors")
     model = memorization_network("cifar10", shape=(1, 8, 8))
     train(model, x, labels, epochs=2, **options)
-    model = memorization_network("cifar10", shape=(1, 8, 8), seed=1)
+    model = memorization_network("cifar10", shape=(1, 8, 8))
     assert train(model, x, labels, epochs=200, **options).converged
     assert accuracy(model, x.cuda(), labels.cuda()) == 1
