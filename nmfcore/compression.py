@@ -32,8 +32,8 @@ class Curve:
     error: Tensor  # (layers, batches, R) ‖A − Ã‖_F / ‖A‖_F of the activations A that reach a layer; 0 where A is 0
     norm: Tensor  # (layers, batches, R) ‖A‖_F, which depends on K behind the first layer
     baseline: Tensor  # (batches,) accuracy without any change
-    limit: int  # the rank from which approximations are exact, and nothing was factorized; at most the width (k-means
-    # is exact from as many centroids as rows on, so at that width only if the rows are no more)
+    limit: int  # the rank from which approximations are exact; the width where they never are (k-means with fewer
+    # centroids than rows)
     unconverged: int  # NMF problems that stopped at the limit of iterations
 
     @property
@@ -82,7 +82,7 @@ def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor
             one forward pass, all to the same rank. NMF takes layers whose output is non-negative.
         inputs, labels: a batch (n, ...), (n,) int64, or a sequence of batches. Each batch is factorized by itself.
         ranks: default: each half as large again as the one before, in steps of at most 20. 0, where nothing is left,
-            the rank from which the approximation is exact, and the layer's width are always added: they cost nothing.
+            the rank from which the approximation is exact, and the layer's width are always added.
         method: "nmf", "pca" (not centred), "kmeans" (one start), "random_ablation" (keeps K channels, drawn for each
             batch and layer; the channels kept at a rank are kept at all higher ones).
         ablate: pass on what the approximation leaves, A − Ã, instead of Ã.
@@ -101,7 +101,7 @@ def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor
     names = [layers] if isinstance(layers, str) else list(layers)
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if not names or len({*names}) < len(names):
+    if not all(names) or not names or len({*names}) < len(names):
         raise ValueError(f"layers={names}: expected one or more, each once")
     batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     targets = [labels] if isinstance(labels, Tensor) else list(labels)
