@@ -678,11 +678,12 @@ class Problem:
         square = (self.norm2 - 2 * cross + own) / self.norm2
         if square < self.close:
             total, first = np.zeros(1), 0
-            V = torch.from_numpy(V[:self.M, :self.K]).mT
+            V = torch.from_numpy(V[:self.M, :self.K]).double().mT
             for A in self.source.slices():
                 U = rows(self.out[first // LANES:-(-(first + len(A)) // LANES)])[:len(A), :self.K]
-                left = torch.addmm(A, torch.from_numpy(U), V, alpha=-1)
-                total += float(torch.linalg.vector_norm(left, dim=1).double().square().sum())
+                # In float64, or the rounding would depend on how many threads share the product.
+                left = torch.addmm(A.double(), torch.from_numpy(U).double(), V, alpha=-1)
+                total += float(torch.linalg.vector_norm(left).square())
                 first += len(A)
             self.sum_all(total)
             square = total[0] / self.norm2
