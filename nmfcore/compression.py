@@ -7,7 +7,8 @@
 Thesis section 3.5; Collins, Bigdeli & Süsstrunk 2019. Works on any classifier, by layer name.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -17,10 +18,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from . import factorization
-from .activations import evaluation_mode, replaced, to_maps, to_matrix
+from .activations import capture, evaluation_mode, relu_layers, replaced, resumed, to_maps, to_matrix
 from .nmf import nmf
 
 METHODS = ("nmf", "pca", "kmeans", "random_ablation")
+_LEAST = 20  # samples of a class from which a report is made
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,15 @@ class Curve:
         return float(area(self.accuracy, self.ranks).mean()) / self.width
 
     @property
-    def limit_auc(self) -> float:
-        """The same over the ranks up to `limit`: however wide the layer, 50 rows need no more than 50 parts."""
+    def limit_aucs(self) -> Tensor:
+        """(batches,) The same up to the rank `limit`: however wide a layer, 50 rows need no more than 50 parts."""
         upto = self.ranks.index(self.limit) + 1
-        return float(area(self.accuracy[:, :upto], self.ranks[:upto]).mean()) / self.limit
+        return area(self.accuracy[:, :upto], self.ranks[:upto]) / self.limit
+
+    @property
+    def limit_auc(self) -> float:
+        """Its mean over batches."""
+        return float(self.limit_aucs.mean())
 
 
 def area(values: Tensor, ranks: Sequence[int]) -> Tensor:
@@ -92,7 +99,8 @@ def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor
         `Curve`, on the CPU.
 
     At the first layer all ranks of all batches are one call of `nmf`; behind it the batches of each rank are, as what
-    arrives there depends on the rank. Activations (n, C, H, W) become matrices (n·H·W, C).
+    arrives there depends on the rank. Activations (n, C, H, W) become matrices (n·H·W, C). What comes before the first
+    layer runs once.
 
     Raises ValueError for a layer that the model does not have, that is not reached, runs more than once (name the
     block around it) or whose output cannot be a matrix, for negative activations with NMF, for ranks outside 0..width,
@@ -109,9 +117,9 @@ def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor
     if not sizes or 0 in sizes or sizes != [len(target) for target in targets]:
         raise ValueError(f"batches of {sizes} inputs and {[len(target) for target in targets]} labels: expected as "
                          "many labels as inputs, at least one in each batch")
-    with torch.no_grad(), evaluation_mode(model):
-        experiment = _Experiment(model, names, torch.cat(batches), torch.cat(targets), sizes, method, ablate, tol,
-                                 seed)
+    stacked = torch.cat(batches)
+    with torch.no_grad(), evaluation_mode(model), resumed(model, names, stacked):
+        experiment = _Experiment(model, names, stacked, torch.cat(targets), sizes, method, ablate, tol, seed)
         return experiment.curve(ranks)
 
 
@@ -151,11 +159,140 @@ def separation(levels: Sequence[float], auc: Tensor, *, seed: int = 0) -> Separa
     return Separation(float(correlation(p, values)), (float(interval.low), float(interval.high)), effect)
 
 
+@dataclass(frozen=True)
+class Report:
+    """How well each layer of a network stands compression, class by class."""
+
+    layers: tuple[str, ...]  # in the order in which they run
+    classes: tuple[int, ...]  # labels
+    samples: tuple[int, ...]  # of each class
+    curves: dict[str, Curve]  # of each layer, a batch for each class
+
+    @property
+    def auc(self) -> Tensor:
+        """(layers, classes) Area under accuracy against rank, divided by the rank from which nothing is lost."""
+        return torch.stack([curve.limit_aucs for curve in self.curves.values()])
+
+    @property
+    def score(self) -> float:
+        """AuC, averaged over classes and layers: of two networks of one kind, the one that memorizes more has less."""
+        return float(self.auc.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Of the network as it is, on these samples, averaged over classes."""
+        return float(next(iter(self.curves.values())).baseline.mean())
+
+    def __str__(self):
+        auc = self.auc
+        weakest, hardest = int(auc.mean(1).argmin()), int(auc.mean(0).argmin())
+        lines = [
+            f"{len(self.layers)} layers, {len(self.classes)} classes, {sum(self.samples)} training samples; "
+            f"{self.accuracy:.1%} of them are classified right.",
+            f"Mean AuC under NMF compression: {self.score:.3f}.",
+            f"Layer that needs most parts for its width: {self.layers[weakest]} ({auc.mean(1)[weakest]:.3f}).",
+            f"Class that needs most parts: {self.classes[hardest]} ({auc.mean(0)[hardest]:.3f}).",
+            "What this can tell: which of several networks memorizes more, if they have the same architecture, fit the "
+            "same training samples equally well and are reported with the same settings; less AuC means more.",
+            "What it cannot tell: whether a single network memorizes, as no value of AuC divides the two; anything "
+            "from differences that are as small as those between networks of different seeds; how large the test "
+            "error is.",
+        ]
+        if self.accuracy < 0.99:
+            lines.append("Caution: the network does not fit these samples. What it gets wrong lowers AuC as memorizing "
+                         "does, so compare it only with networks of the same training accuracy.")
+        return "\n".join(lines)
+
+    def plot(self):
+        """Figure: accuracy against rank in each layer, and AuC of each layer, with a dot for each class."""
+        import matplotlib.pyplot as plt
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        for place, (name, curve) in enumerate(self.curves.items()):
+            color = plt.colormaps["viridis"](0.9 * place / max(len(self.layers) - 1, 1))
+            upto = curve.ranks.index(curve.limit) + 1
+            left.plot([rank / curve.limit for rank in curve.ranks[:upto]], curve.accuracy.mean(0)[:upto], color=color,
+                      label=name)
+            right.plot([place] * len(self.classes), self.auc[place], "o", color=color, ms=3, alpha=0.5)
+        right.plot(self.auc.mean(1), "k-", lw=1.5)
+        left.set(xlabel="rank, as a share of what makes it exact", ylabel="accuracy, mean over classes", ylim=(0, 1.03))
+        right.set(ylabel="AuC", xticks=range(len(self.layers)))
+        right.set_xticklabels(self.layers, rotation=60, ha="right", fontsize=8)
+        if len(self.layers) <= 10:
+            left.legend(fontsize=7, loc="lower right")
+        return figure
+
+
+def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[str] | None = None, classes: int = 10,
+                        samples: int = 50, seed: int = 0) -> Report:
+    """Compress the layers of a trained classifier one by one, on batches of a single class of its training samples.
+
+    Args:
+        model: gives (n, classes) logits. Run on its own device in evaluation mode, and left as it was.
+        loader: of the training set, with the labels that the model was trained on: an iterable of (inputs, labels), as
+            a `torch.utils.data.DataLoader` is. It is read until there are enough samples.
+        layers: names of layers with non-negative output. Default: all of `relu_layers`.
+        classes: how many, the first that the loader gives.
+        samples: of each class, at most; 20 at least.
+
+    Ranks are powers of 2, so that a ResNet-18 at 32 × 32 pixels takes less than a minute on a CPU. See thesis sections
+    3.5.2 and 3.5.3 for what AuC has to do with memorization, and the summary (`print(report)`) for what it can tell.
+
+    Raises ValueError for a loader without labels, for fewer than two classes with enough samples, for a model without
+    ReLUs, and for layers that `accuracy_curve` cannot compress.
+    """
+    found = _samples_by_class(loader, classes, samples)
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    inputs = [torch.stack(batch).to(device) for batch in found.values()]
+    labels = [torch.full((len(batch),), label, device=device) for label, batch in found.items()]
+    probe = torch.cat([batch[:2] for batch in inputs])
+    names = list(layers) if layers is not None else relu_layers(model, probe)
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no layer that ends in a ReLU, whose non-negative output NMF "
+                         "needs. A ReLU that is one module for several places hides them: give each its own, or name "
+                         "non-negative layers in layers=")
+    with torch.no_grad(), evaluation_mode(model):
+        widths = {name: maps.shape[1] for name, maps in capture(model, names, probe[:1]).items()}
+    curves = {}
+    for name in names:
+        ranks = [2 ** i for i in range(widths[name].bit_length()) if 2 ** i <= widths[name]]
+        curves[name] = accuracy_curve(model, name, inputs, labels, ranks=ranks, tol=1e-2, seed=seed)
+    return Report(tuple(names), tuple(found), tuple(map(len, inputs)), curves)
+
+
+def _samples_by_class(loader, classes, samples):
+    """{label: inputs} of the first classes in the loader that have enough samples, by label."""
+    if samples < _LEAST or classes < 2:
+        raise ValueError(f"samples={samples}, classes={classes}: expected at least {_LEAST} samples of each of 2")
+    found: defaultdict[int, list[Tensor]] = defaultdict(list)
+    for batch in loader:
+        pair = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
+        inputs, labels = pair
+        if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or labels.is_floating_point() \
+                or labels.shape != inputs.shape[:1]:
+            raise ValueError(f"the loader gives {_shape_of(inputs)} and, as labels, {_shape_of(labels)}; expected "
+                             "pairs of inputs (n, ...) and integer labels (n,), those that the model was trained on")
+        for sample, label in zip(inputs, labels.tolist(), strict=True):
+            if (label in found or len(found) < classes) and len(found[label]) < samples:
+                found[label].append(sample)
+        if len(found) == classes and all(len(of_class) == samples for of_class in found.values()):
+            break
+    counts = {label: len(of_class) for label, of_class in sorted(found.items())}
+    enough = [label for label, count in counts.items() if count >= _LEAST]
+    if len(enough) < 2:
+        raise ValueError(f"too few samples: {counts} of each label; a report needs two classes with at least {_LEAST}")
+    return {label: found[label] for label in enough}
+
+
+def _shape_of(thing):
+    return f"{thing.dtype} {tuple(thing.shape)}" if isinstance(thing, Tensor) else type(thing).__name__
+
+
 class _Experiment:
     """One call of `accuracy_curve`: a network, and batches stacked into one input."""
 
     def __init__(self, model, names, inputs, labels, sizes, method, ablate, tol, seed):
-        self.model, (self.rest, self.inputs) = model, _behind(model, names, inputs)
+        self.model, self.inputs = model, inputs
         self.labels, self.sizes = labels.to(inputs.device), sizes
         self.method, self.ablate, self.tol, self.seed = method, ablate, tol, seed
         self.unconverged = 0
@@ -170,9 +307,10 @@ class _Experiment:
             def change(output):
                 if name in shapes:
                     raise ValueError(f"layer {name!r} runs more than once in a forward pass; name the block around it")
-                if not isinstance(output, Tensor) or output.dim() not in (2, 4):
+                if not isinstance(output, Tensor) or output.dim() not in (2, 3, 4):
                     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                    raise ValueError(f"layer {name!r} gives {got}; expected (n, C) or (n, C, H, W)")
+                    raise ValueError(f"layer {name!r} gives {got}; expected (n, C), (n, C, L) or "
+                                     "(n, C, H, W)")
                 if len(output) != sum(self.sizes):
                     raise ValueError(f"layer {name!r} gives {len(output)} outputs for {sum(self.sizes)} inputs")
                 if not shapes:
@@ -190,7 +328,7 @@ class _Experiment:
 
     def _accuracy(self):
         """(batches,) of the network as its hooks make it."""
-        logits = self.rest(self.inputs)
+        logits = self.model(self.inputs)
         if logits.dim() != 2:
             raise ValueError(f"the model gives {tuple(logits.shape)}; expected logits (n, classes)")
         right = (logits.argmax(1) == self.labels).double().split(self.sizes)
@@ -307,12 +445,3 @@ class _Experiment:
         for rank in ranks:
             yield torch.where(place < rank, A, 0)
 
-
-def _behind(model, names, inputs):
-    """What has to run for each rank, and its inputs: an `nn.Sequential` only from the first of the named layers on."""
-    if type(model) is not nn.Sequential or model._forward_pre_hooks or model._forward_hooks:
-        return model, inputs
-    children = [name for name, _ in model.named_children()]
-    starts = [children.index(name.split(".")[0]) for name in names if name.split(".")[0] in children]
-    start = min(starts, default=0)
-    return model[start:], model[:start](inputs)

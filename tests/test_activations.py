@@ -60,9 +60,17 @@ def test_a_matrix_of_a_fully_connected_layer_passes_through():
     assert to_matrix(matrix) is matrix and to_maps(matrix, matrix.shape) is matrix
 
 
+def test_signals_are_images_of_one_line():
+    signals = torch.rand(3, 5, 7)
+    matrix = to_matrix(signals)
+    assert torch.equal(matrix, to_matrix(signals[:, :, None])) and torch.equal(to_maps(matrix, signals.shape), signals)
+    with pytest.raises(ValueError, match="21 rows cannot be 3 maps of 8"):
+        to_maps(matrix, (3, 5, 8))
+
+
 def test_shapes_that_are_neither():
-    for shape in [(3,), (2, 3, 4), (1, 2, 3, 4, 5)]:
-        with pytest.raises(ValueError, match=r"\(n, C\) or \(n, C, H, W\)"):
+    for shape in [(3,), (1, 2, 3, 4, 5)]:
+        with pytest.raises(ValueError, match=r"\(n, C\), \(n, C, L\) or \(n, C, H, W\)"):
             to_matrix(torch.zeros(shape))
     with pytest.raises(ValueError, match="7 rows cannot be 2 maps of 2 × 2"):
         to_maps(torch.zeros(7, 3), (2, 9, 2, 2))

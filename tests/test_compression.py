@@ -463,23 +463,28 @@ def test_models_of_every_kind(build, layers, size, method):
     assert torch.equal(curve.accuracy[:, -1], curve.baseline)
 
 
-def test_a_sequential_runs_from_the_first_layer_named_on(model, batches):
-    calls = dict.fromkeys(["conv1", "conv2", "fc1", "output"], 0)
+class Counted(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.calls = body, 0
 
-    def count(name):
-        def hook(*_):
-            calls[name] += 1
-        return hook
+    def forward(self, x):
+        self.calls += 1
+        return self.body(x)
 
-    handles = [model.get_submodule(name).register_forward_hook(count(name)) for name in calls]
-    curve = accuracy_curve(model, ["fc1", "conv2"], *batches, method="pca", ranks=[1, 2])
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_runs_from_the_first_layer_named_on(model, batches, wrapped):
+    counted = copy.deepcopy(model)
+    for name in ("conv1", "conv2", "fc1"):
+        setattr(counted, name, Counted(getattr(counted, name)))
+    network, prefix = (Plain(counted), "body.") if wrapped else (counted, "")
+    curve = accuracy_curve(network, [f"{prefix}fc1", f"{prefix}conv2"], *batches, method="pca", ranks=[1, 2])
     runs = len(curve.ranks) + 1
-    assert calls == {"conv1": 1, "conv2": runs, "fc1": runs, "output": runs}
-    plain = accuracy_curve(Plain(model), ["body.conv2.1", "body.fc1"], *batches, method="pca", ranks=[1, 2])
-    assert calls["conv1"] == 1 + runs
-    for handle in handles:
-        handle.remove()
+    assert [counted.conv1.calls, counted.conv2.calls, counted.fc1.calls] == [1, runs, runs]
+    plain = accuracy_curve(model, ["fc1", "conv2"], *batches, method="pca", ranks=[1, 2])
     assert torch.equal(curve.accuracy, plain.accuracy) and torch.equal(curve.error, plain.error)
+    assert not any("forward" in module.__dict__ for module in network.modules())
 
 
 def test_a_sequential_with_hooks_of_its_own_keeps_them(model, batches):
@@ -527,8 +532,9 @@ class Odd(nn.Module):
     (body, "conv9", r"no layer 'conv9'; it has conv1, .*conv2"), (body, "conv2.7", r"no layer 'conv2\.7'"),
     (body, [], r"layers=\[\]: expected one or more"), (body, ["fc1", "conv1", "fc1"], r"'fc1', 'conv1', 'fc1'.*once"),
     (lambda: Odd(torch.relu), ["layer", "unused"], "did not reach unused$"),
-    (lambda: Odd(lambda flat: (flat,)), "layer", r"layer 'layer' gives tuple; expected \(n, C\) or"),
-    (lambda: Odd(lambda flat: flat[:, None]), "layer", r"layer 'layer' gives \(\d+, 1, 64\); expected"),
+    (lambda: Odd(lambda flat: (flat,)), "layer", r"layer 'layer' gives tuple; expected \(n, C\), "),
+    (lambda: Odd(lambda flat: flat[:, None, None, None]), "layer",
+     r"layer 'layer' gives \(\d+, 1, 1, 1, 64\); expected"),
     (lambda: Odd(lambda flat: flat.repeat(2, 1)), "layer", r"layer 'layer' gives 94 outputs for 47 inputs"),
     (Residual, "block.relu", r"layer 'block\.relu' runs more than once in a forward pass; name the block"),
     (lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 10, 3)), "1",
