@@ -43,7 +43,7 @@ class Functional(nn.Module):
         self.one, self.block, self.head = nn.Conv2d(1, 6, 3, padding=1), Inner(), nn.Linear(6, 10)
 
     def forward(self, images):
-        maps = nn.functional.relu(self.one(images), inplace=True)
+        maps = nn.functional.relu(self.one(images).mul_(2), inplace=True)
         return self.head((maps + self.block(maps)).mean((2, 3)))
 
 
@@ -54,6 +54,17 @@ class Inner(nn.Module):
 
     def forward(self, maps):
         return torch.relu(self.conv(maps))
+
+
+class Twice(Inner):
+    """The second ReLU works on the tensor that the first one gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, maps):
+        return self.relu(self.conv(maps)).sub_(0.1).relu_()
 
 
 def sound():
@@ -68,7 +79,8 @@ def sound():
 @pytest.mark.parametrize("build, expected", [
     (lambda: memorization_network("fashion_mnist", shape=(1, 8, 8), width=1 / 16),
      ["fc1.1", "fc2.1", "fc3.1", "fc4.1"]),
-    (Functional, ["block"]), (sound, ["relu", "body.1"]),
+    (Functional, ["block"]), (lambda: nn.Sequential(nn.Conv2d(1, 6, 3), Twice()), ["1.relu", "1"]),
+    (sound, ["relu", "body.1"]),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Sigmoid(), nn.Linear(9, 10)), []),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.GELU(), nn.Linear(9, 10)), []),
     (lambda: nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Dropout(0.5)),
@@ -125,7 +137,7 @@ def test_a_hook_of_the_users_acts_once():
     model = seeded(lambda: memorization_network("fashion_mnist", shape=(1, 8, 8), width=1 / 16))
     model.fc1.register_forward_hook(lambda module, args, output: output * 2)
     expected = model(x[:5])
-    with torch.no_grad(), resumed(model, ["fc3"], x[:5]):
+    with torch.no_grad(), resumed(model, ["fc2"], x[:5]):
         assert torch.equal(model(x[:5]), expected)
 
 
