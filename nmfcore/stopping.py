@@ -1,0 +1,124 @@
+"""When to stop training, from training data alone: at the first maximum of the area under accuracy against rank.
+
+    stopper = EarlyStopping(model, ["conv4_1", "conv4_2"], inputs, labels)  # batches of one class each
+    for epoch in range(epochs):
+        ...  # train as you like
+        if stopper.check():
+            stopper.restore()
+            break
+
+Thesis section 3.5.3, figure 3.10.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .activations import capture, evaluation_mode
+from .compression import METHODS, accuracy_curve
+
+
+def smoothed(values: Sequence[float], radius: int) -> list[float]:
+    """Mean over a window of ±`radius`, truncated at both ends.
+
+    Raises ValueError for a negative radius and for values that are not finite.
+    """
+    if radius < 0:
+        raise ValueError(f"radius={radius}: expected 0 or more")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("values to smooth must be finite")
+    exact = [Fraction(float(value)) for value in values]  # else rounding makes maxima on plateaus
+    windows = (exact[max(0, i - radius):i + radius + 1] for i in range(len(exact)))
+    return [float(sum(window) / len(window)) for window in windows]
+
+
+def first_maximum(values: Sequence[float], radius: int) -> int | None:
+    """Index of the first local maximum of the smoothed values: they rise to it and fall behind it.
+
+    Of a plateau it is the last index. None where there is none inside: the two ends are no maxima. Raises ValueError
+    as `smoothed` does.
+    """
+    return _first(smoothed(values, radius))
+
+
+def _first(values):
+    rising = False
+    for i, (here, after) in enumerate(pairwise(values)):
+        if rising and after < here:
+            return i
+        rising = after > here or (rising and after == here)
+    return None
+
+
+class EarlyStopping:
+    """Watches a model in any training loop; see the top of this module.
+
+    Args:
+        model: gives (n, classes) logits.
+        layers: names of the layers to compress, in one forward pass.
+        inputs, labels: a batch or a sequence of batches of training samples, as `accuracy_curve` takes them.
+        ranks: default: powers of 2 up to the width of the narrowest layer.
+        radius: of the moving average, in checks.
+        method: one of `compression.METHODS`.
+
+    Attributes:
+        auc: of each check.
+        best: the check at the first maximum of the smoothed AuC, None until it is certain.
+        seconds: spent in checks.
+
+    Raises ValueError for a negative radius and an unknown method; `check` for all that `accuracy_curve` refuses.
+    """
+
+    def __init__(self, model: nn.Module, layers: str | Sequence[str], inputs: Tensor | Sequence[Tensor],
+                 labels: Tensor | Sequence[Tensor], *, ranks: Sequence[int] | None = None, radius: int = 4,
+                 method: str = "nmf", seed: int = 0):
+        if radius < 0:
+            raise ValueError(f"radius={radius}: expected 0 or more")
+        if method not in METHODS:
+            raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
+        self.model, self.inputs, self.labels = model, inputs, labels
+        self.layers = [layers] if isinstance(layers, str) else list(layers)
+        self.ranks, self.radius, self.method, self.seed = ranks, radius, method, seed
+        self.auc: list[float] = []
+        self.best: int | None = None
+        self.seconds = 0.0
+        # A maximum at check t is certain at t + 1 + radius, so that nothing older is ever needed.
+        self._weights: deque[dict[str, Tensor]] = deque(maxlen=radius + 2)
+
+    def check(self) -> bool:
+        """Measure AuC; True once the first maximum is certain, `radius` + 1 checks behind it.
+
+        The model is left as it was. Raises ValueError when the maximum has been found already.
+        """
+        if self.best is not None:
+            raise ValueError(f"the first maximum is found, at check {self.best}; restore() its weights and stop")
+        begin = time.perf_counter()
+        if self.ranks is None:
+            self.ranks = self._powers()
+        curve = accuracy_curve(self.model, self.layers, self.inputs, self.labels, ranks=self.ranks,
+                               method=self.method, tol=1e-2, seed=self.seed)
+        self.auc.append(curve.auc)
+        self._weights.append({name: value.detach().to("cpu", copy=True)
+                              for name, value in self.model.state_dict().items()})
+        final = smoothed(self.auc, self.radius)[:max(0, len(self.auc) - self.radius)]  # later checks change the rest
+        self.best = _first(final)
+        self.seconds += time.perf_counter() - begin
+        return self.best is not None
+
+    def restore(self) -> None:
+        """Give the model the weights of check `best`. Raises ValueError before a maximum is found."""
+        if self.best is None:
+            raise ValueError(f"no maximum in {len(self.auc)} checks, so there are no weights to restore")
+        self.model.load_state_dict(self._weights[self.best - len(self.auc)])
+
+    def _powers(self):
+        probe = self.inputs[:1] if isinstance(self.inputs, Tensor) else self.inputs[0][:1]
+        with torch.no_grad(), evaluation_mode(self.model):
+            width = min(maps.shape[1] for maps in capture(self.model, self.layers, probe).values())
+        return [2 ** i for i in range(width.bit_length())]
