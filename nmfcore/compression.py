@@ -7,6 +7,7 @@
 Thesis section 3.5; Collins, Bigdeli & Süsstrunk 2019. Works on any classifier, by layer name.
 """
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ class Report:
         if self.accuracy < 0.99:
             lines.append("Caution: the network does not fit these samples. What it gets wrong lowers AuC as memorizing "
                          "does, so compare it only with networks of the same training accuracy.")
-        return "\n".join(lines)
+        return "\n".join(textwrap.fill(line, 80, subsequent_indent="    ") for line in lines)
 
     def plot(self):
         """Figure: accuracy against rank in each layer, and AuC of each layer, with a dot for each class."""
