@@ -104,7 +104,7 @@ def resumed(model: nn.Module, layers: Iterable[str], inputs: Tensor) -> Iterator
     targets = _find(model, layers)
     inner = [module for module in model.modules() if module is not model]
     hooked = {module for module in inner if module._forward_hooks or module._forward_pre_hooks}
-    finished: list[list[tuple[nn.Module, Tensor, Tensor]]] = [[]]  # within each of the modules that are running
+    finished: list[list[tuple[nn.Module, Tensor]]] = [[]]  # within each of the modules that are running
 
     def begin(module, _args):
         if module in targets:
@@ -114,7 +114,7 @@ def resumed(model: nn.Module, layers: Iterable[str], inputs: Tensor) -> Iterator
     def end(module, _args, output):
         inside = finished.pop()
         if isinstance(output, Tensor) and module not in hooked:
-            inside = [(module, output, output.clone())]  # the next layer may work in place
+            inside = [(module, output.clone())]  # the next layer may work in place
         finished[-1] += inside
 
     handles = [handle for module in inner
@@ -123,8 +123,8 @@ def resumed(model: nn.Module, layers: Iterable[str], inputs: Tensor) -> Iterator
     try:
         model(inputs)
     except _Captured:
-        for module, _, copy in (entry for level in finished for entry in level):
-            past[module].append(copy)
+        for module, output in (entry for level in finished for entry in level):
+            past[module].append(output)
     finally:
         for handle in handles:
             handle.remove()

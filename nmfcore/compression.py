@@ -66,6 +66,11 @@ def area(values: Tensor, ranks: Sequence[int]) -> Tensor:
     return torch.trapezoid(values.double(), torch.tensor(ranks, dtype=torch.float64, device=values.device), dim=-1)
 
 
+def powers_of_two(width: int) -> list[int]:
+    """1, 2, 4, ... up to `width`: a coarse grid of ranks."""
+    return [2 ** i for i in range(width.bit_length())]
+
+
 def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tensor]:
     """Indices of one batch per class, `size` samples drawn without replacement; all of a class that has fewer."""
     generator = torch.Generator().manual_seed(seed)
@@ -256,8 +261,8 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
         widths = {name: maps.shape[1] for name, maps in capture(model, names, probe[:1]).items()}
     curves = {}
     for name in names:
-        ranks = [2 ** i for i in range(widths[name].bit_length()) if 2 ** i <= widths[name]]
-        curves[name] = accuracy_curve(model, name, inputs, labels, ranks=ranks, tol=1e-2, seed=seed)
+        curves[name] = accuracy_curve(model, name, inputs, labels, ranks=powers_of_two(widths[name]), tol=1e-2,
+                                      seed=seed)
     return Report(tuple(names), tuple(found), tuple(map(len, inputs)), curves)
 
 

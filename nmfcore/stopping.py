@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import capture, evaluation_mode
-from .compression import METHODS, accuracy_curve
+from .compression import METHODS, accuracy_curve, powers_of_two
 
 
 def smoothed(values: Sequence[float], radius: int) -> list[float]:
@@ -121,4 +121,4 @@ class EarlyStopping:
         probe = self.inputs[:1] if isinstance(self.inputs, Tensor) else self.inputs[0][:1]
         with torch.no_grad(), evaluation_mode(self.model):
             width = min(maps.shape[1] for maps in capture(self.model, self.layers, probe).values())
-        return [2 ** i for i in range(width.bit_length())]
+        return powers_of_two(width)

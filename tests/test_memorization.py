@@ -17,12 +17,7 @@ TINY = Setup("digits", "fashion_mnist", 1 / 8, levels=(0.0, 1.0), seeds=2, per_c
              lr=5e-3, decay=0.99, batch_size=10)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,7 @@ data = labeled_images("digits", per_class=30)
 x, y = data.inputs(), data.labels
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(build):

@@ -19,13 +19,7 @@ data = labeled_images("digits", per_class=20)
 x, y = data.inputs(), data.labels
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These nets are too small to share out: with every core busy elsewhere, waiting costs a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(seed=0, kind="mlp", width=48, dropout=0.2):
