@@ -20,6 +20,7 @@ LANES = 16
 _BLOCK = 8  # components relaxed together: their residuals stay in registers
 _CHUNK = 16  # tiles whose products are made together
 _SLICE = 4096  # rows of a dense A that are worked on together
+_PIECE = 256  # rows of a residual that are made together, in float64
 _WIDTH = 8  # vectors of a row of a factor that stay in registers
 _DENSITY = 0.2  # share of non-zeros up to which the CSR form of A is used
 _INT = ir.IntType(64)
@@ -679,11 +680,13 @@ class Problem:
         if square < self.close:
             total, first = np.zeros(1), 0
             V = torch.from_numpy(V[:self.M, :self.K]).double().mT
+            room = torch.empty(_PIECE, self.M, dtype=torch.float64)
             for A in self.source.slices():
-                U = rows(self.out[first // LANES:-(-(first + len(A)) // LANES)])[:len(A), :self.K]
+                U = torch.from_numpy(rows(self.out[first // LANES:-(-(first + len(A)) // LANES)])[:len(A), :self.K])
                 # In float64, or the rounding would depend on how many threads share the product.
-                left = torch.addmm(A.double(), torch.from_numpy(U).double(), V, alpha=-1)
-                total += float(torch.linalg.vector_norm(left).square())
+                for part, left in zip(A.split(_PIECE), U.split(_PIECE), strict=True):
+                    rest = room[:len(part)].copy_(part).addmm_(left.double(), V, alpha=-1)
+                    total += float(torch.linalg.vector_norm(rest).square())
                 first += len(A)
             self.sum_all(total)
             square = total[0] / self.norm2
