@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,6 +89,16 @@ def used(*, device: str = "cpu", **sources) -> None:
     glue("provenance", json.dumps(provenance(device) | {"data": checksums}))
     lines = [f"- **{role}**: {name}" for role, name in names.items()]
     display(Markdown("\n".join(["This page was computed from", "", *lines])))
+
+
+def table(*lines: Sequence) -> None:
+    """Show lines of cells, HTML or numbers, the first of them the header; on a narrow screen the table scrolls."""
+    from IPython.display import HTML, display
+
+    head, *body = (f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in line)}</tr>"
+                   for tag, line in zip(["th", *["td"] * len(lines)], lines, strict=False))
+    display(HTML(f'<div style="overflow-x:auto"><table class="dataframe"><thead>{head}</thead>'
+                 f'<tbody>{"".join(body)}</tbody></table></div>'))
 
 
 def thesis(table: str, **match: str) -> list[dict[str, str]]:

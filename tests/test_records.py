@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from xml.etree import ElementTree
 
 import nbclient
 import nbformat
@@ -63,6 +64,15 @@ def test_unknown_rows_and_verdicts_are_refused():
         records.row("F9.99", value="1", data="none", verdict="reproduced")
     with pytest.raises(ValueError, match="verdict 'perfect' is not one of reproduced"):
         records.row("F2.13", value="1", data="none", verdict="perfect")
+
+
+def test_a_table(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(thing.data))
+    records.table(("<i>p</i>", "AuC"), (0, 0.5), (1, "–"))
+    root = ElementTree.fromstring(shown[0])
+    cells = [[(cell.tag, "".join(cell.itertext())) for cell in line] for line in root.iter("tr")]
+    assert cells == [[("th", "p"), ("th", "AuC")], [("td", "0"), ("td", "0.5")], [("td", "1"), ("td", "–")]]
 
 
 def test_what_a_chapter_reports_is_collected():
