@@ -1,91 +1,381 @@
-"""Heatmaps: factorize the activations of an image set jointly and look at U (thesis chapter 4)."""
+"""Heatmaps: factorize the activations of an image set jointly and look at U (thesis chapter 4).
 
-from collections.abc import Sequence
+An image set is a tensor (n, 3, H, W), or any sequence of tensors (3, H_i, W_i), which may read its images only when
+asked for them. Maps of a set are a tensor (n, K, h, w) where all images have one size, else a list of n tensors
+(K, h_i, w_i); iterating gives (K, h, w) in either case.
+"""
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from numbers import Number
+from pathlib import Path
 from typing import overload
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
 
-from .activations import capture, to_maps, to_matrix
+from .activations import capture, to_matrix
 from .nmf import NMF, nmf
+
+Images = Tensor | Sequence[Tensor]
+Maps = Tensor | Sequence[Tensor]
+
+_CHUNK = 2 ** 16  # rows of stored maps that are in memory at a time
+_TOO_SMALL = re.compile("too small|Padding size should be less|Kernel size can't be greater")  # as PyTorch says it
 
 
 @dataclass(frozen=True)
 class Heatmaps:
     """K heatmaps for each of n images, and the factorization they come from."""
 
-    maps: Tensor  # (n, K, H, W) in [0, 1] at the layer's resolution, normalized per factor over the set
-    factors: NMF  # U (n·H·W, K), V (K, C)
+    maps: Maps  # (n, K, h, w), or n × (K, h, w), in [0, 1] at the layer's resolution, normalized over the set
+    factors: NMF  # U (positions of all images in turn, K), V (K, C)
 
-    def resized(self, size: Sequence[int]) -> Tensor:
-        """(n, K, *size) by bilinear interpolation, for overlay on images of height and width `size`."""
-        return interpolate(self.maps, size=tuple(size), mode="bilinear", align_corners=False)
+    def resized(self, size: Sequence) -> Maps:
+        """The maps by bilinear interpolation, for overlay on images of height and width `size`: (n, K, *size).
+
+        A sequence of n sizes, one per image, gives a list of n tensors (K, H_i, W_i).
+        """
+        one = isinstance(size[0], Number)
+        sizes = [tuple(size)] * len(self.maps) if one else [tuple(each) for each in size]
+        if len(sizes) != len(self.maps):
+            raise ValueError(f"{len(sizes)} sizes for {len(self.maps)} images; pass one (H, W), or one per image")
+        if one and isinstance(self.maps, Tensor):
+            return interpolate(self.maps, size=sizes[0], mode="bilinear", align_corners=False)
+        large = [interpolate(maps[None], size=each, mode="bilinear", align_corners=False)[0]
+                 for maps, each in zip(self.maps, sizes, strict=True)]
+        return torch.stack(large) if one else large
+
+
+# --- from images to heatmaps --------------------------------------------------------------------------------
 
 
 @overload
-def heatmaps(model: nn.Module, images: Tensor, rank: int, *, layer: str, seed: int = ...,
+def heatmaps(model: nn.Module, images: Images, rank: int, *, layer: str, seed: int = ...,
              batch_size: int = ...) -> Heatmaps: ...
 @overload
-def heatmaps(model: nn.Module, images: Tensor, rank: Sequence[int], *, layer: str, seed: int = ...,
+def heatmaps(model: nn.Module, images: Images, rank: Sequence[int], *, layer: str, seed: int = ...,
              batch_size: int = ...) -> list[Heatmaps]: ...
 def heatmaps(model, images, rank, *, layer: str, seed: int = 0, batch_size: int = 16):
     """Factorize one layer's activations over a whole image set; the columns of U are heatmaps (section 4.2).
 
+    It is `factorize(feature_maps(model, images, layer=layer), rank)`; see there.
+    """
+    return factorize(feature_maps(model, images, layer=layer, batch_size=batch_size), rank, seed=seed)
+
+
+def feature_maps(model: nn.Module, images: Images, *, layer: str, batch_size: int = 16,
+                 progress: bool = False) -> Tensor | list[Tensor]:
+    """Activations of one layer for an image set: maps of C channels, on the model's device.
+
     model: any `nn.Module`, in evaluation mode. layer: the name of a ReLU in it.
-    images: (n, 3, H, W), already normalized as the model expects.
+    images: already normalized as the model expects. Those of one size share batches; every image keeps its own size
+    and proportions, and nothing is padded. progress: show a bar.
+
+    Raises ValueError for an empty set, an image that is not (3, H, W) or too small for the network, and when the
+    layer's output is not a non-negative feature map.
+    """
+    found = sorted(_forward(model, images, layer, batch_size, progress), key=lambda entry: entry[0])
+    _, sizes, maps = zip(*found, strict=True)
+    return torch.stack(maps) if len(set(sizes)) == 1 else list(maps)
+
+
+@overload
+def factorize(features: "Maps | StoredMaps", rank: int, *, seed: int = ...) -> Heatmaps: ...
+@overload
+def factorize(features: "Maps | StoredMaps", rank: Sequence[int], *, seed: int = ...) -> list[Heatmaps]: ...
+def factorize(features, rank, *, seed: int = 0):
+    """Joint NMF of the feature maps of an image set, over all positions of all images (eq. 4.1, 4.2).
+
+    features: maps of C ≥ 0 channels, from `feature_maps` or `stored_maps`.
     rank: K, or a sequence of ranks, which gives a list with one `Heatmaps` per rank.
 
     Each map is divided by its factor's maximum over the set, never per image: a concept that is absent from an image
-    stays dark in it. Raises ValueError when the layer's output is not a non-negative feature map.
+    stays dark in it. The start of the factorization belongs to the images, not to their places in the set: another
+    order of the images gives the same maps in that order, up to rounding.
     """
-    if images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"images must have shape (n, 3, H, W) with n ≥ 1, got {tuple(images.shape)}")
-    maps = capture(model, layer, images, batch_size=batch_size)[layer]
-    if maps.dim() != 4:
-        raise ValueError(f"layer {layer!r} gives {tuple(maps.shape)}, not feature maps (n, C, H, W)")
-    if (maps < 0).any():
-        raise ValueError(f"layer {layer!r} has negative outputs (down to {maps.min().item():.3g}); "
-                         f"name the ReLU that follows it")
     single = isinstance(rank, Number)
     ranks = [rank] if single else list(rank)
+    if isinstance(features, StoredMaps):
+        A, shapes, starts, chunk = features.matrix, features.shapes, features.starts, _CHUNK
+    else:
+        _check_not_empty(features)
+        rows = [to_matrix(maps[None]) for maps in features]  # of each image (h·w, C)
+        shapes, chunk = tuple((maps.shape[1], maps.shape[2]) for maps in features), None
+        order, starts = _canonical([_key(each) for each in rows], shapes)
+        A = torch.cat([rows[i] for i in order])
+    back = torch.cat([torch.arange(first, first + h * w) for first, (h, w) in zip(starts, shapes, strict=True)])
+    results = []
     # Each rank from its own start: a hierarchy over ranks should come from the data.
-    results = [Heatmaps(normalized(to_maps(factors.U, maps.shape)), factors)
-               for factors in nmf(to_matrix(maps), ranks, warm=False, seed=seed)]
+    for found in nmf(A, ranks, warm=False, seed=seed, chunk=chunk):
+        factors = NMF(found.U[back.to(found.U.device)], found.V, found.error, found.iterations, found.status)
+        maps = _folded(factors.U, shapes)
+        results.append(Heatmaps(normalized(torch.stack(maps) if isinstance(features, Tensor) else maps), factors))
     return results[0] if single else results
 
 
-def normalized(maps: Tensor) -> Tensor:
-    """(n, K, H, W) ≥ 0 divided by each factor's maximum over the set; a factor that is nowhere active stays 0."""
-    peak = maps.amax((0, 2, 3), keepdim=True)
-    return maps / torch.where(peak > 0, peak, 1)
+def normalized(maps: Maps) -> Maps:
+    """Maps ≥ 0 divided by each factor's maximum over the set; a factor that is nowhere active stays 0."""
+    peak = torch.stack([each.amax((1, 2)) for each in maps]).amax(0)[:, None, None]  # (K, 1, 1)
+    peak = torch.where(peak > 0, peak, 1)
+    return maps / peak if isinstance(maps, Tensor) else [each / peak for each in maps]
 
 
-def match(maps: Tensor, reference: Tensor) -> Tensor:
+def batches(images: Images, batch_size: int, *, progress: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """An image set in batches of one size each: (places in the set, images (b, 3, H, W)), each image once.
+
+    Few images are held at a time, also where no two have the same size. Raises ValueError for an empty set and for
+    an image that is not (3, H, W).
+    """
+    if isinstance(images, Tensor) and images.dim() != 4:
+        raise ValueError(f"images must have shape (n, 3, H, W) with n ≥ 1, got {tuple(images.shape)}")
+    _check_not_empty(images)
+    waiting: dict[tuple, list[tuple[int, Tensor]]] = defaultdict(list)
+
+    def batch(size):
+        places, group = zip(*waiting.pop(size), strict=True)
+        return places, torch.stack(group)
+
+    for i in tqdm(range(len(images)), disable=not progress, unit="image"):
+        image = images[i]
+        if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
+            raise ValueError(f"image {i} has shape {tuple(image.shape)}; expected (3, H, W) with H, W ≥ 1: a grey "
+                             f"image can be expanded, image.expand(3, -1, -1)")
+        waiting[image.shape].append((i, image))
+        if len(waiting[image.shape]) == batch_size:
+            yield batch(image.shape)
+        elif sum(map(len, waiting.values())) == 4 * batch_size:  # of many sizes
+            yield batch(max(waiting, key=lambda size: len(waiting[size])))
+    for size in list(waiting):
+        yield batch(size)
+
+
+def _forward(model, images, layer, batch_size, progress) -> Iterator[tuple[int, torch.Size, Tensor]]:
+    """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    for places, batch in batches(images, batch_size, progress=progress):
+        try:
+            maps = capture(model, layer, batch.to(device))[layer]
+        except RuntimeError as error:
+            if not _TOO_SMALL.search(str(error)):
+                raise
+            raise ValueError(f"image {places[0]} of {batch.shape[2]} × {batch.shape[3]} pixels is too small for the "
+                             f"network to reach layer {layer!r} ({error}); enlarge it or leave it out") from error
+        if maps.dim() != 4:
+            raise ValueError(f"layer {layer!r} gives {tuple(maps.shape)}, not feature maps (n, C, H, W)")
+        if (maps < 0).any():
+            raise ValueError(f"layer {layer!r} has negative outputs (down to {maps.min().item():.3g}); "
+                             f"name the ReLU that follows it")
+        for i, each in zip(places, maps, strict=True):
+            yield i, batch.shape[1:], each
+
+
+def _check_not_empty(images):
+    if len(images) == 0:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else "an empty sequence"
+        raise ValueError(f"images must be a set with n ≥ 1, got {shape}")
+
+
+def _key(rows):
+    """A number that tells an image's rows (h·w, C) from those of other images, and from its mirror image's."""
+    weights = (torch.arange(1, len(rows) + 1, device=rows.device, dtype=torch.float64) * 0.6180339887498949) % 1
+    return float(rows.sum(1, dtype=torch.float64) @ weights)
+
+
+def _canonical(keys, shapes):
+    """The images in an order that does not depend on the one they are given in, and the first row of each therein."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    ends = np.cumsum([shapes[i][0] * shapes[i][1] for i in order]).tolist()
+    starts = dict(zip(order, [0, *ends], strict=False))
+    return order, tuple(starts[i] for i in range(len(order)))
+
+
+def _folded(U, shapes):
+    """Rows (positions of all images in turn, K) as n × (K, h, w)."""
+    parts = U.split([h * w for h, w in shapes])
+    return [part.mT.reshape(-1, h, w) for part, (h, w) in zip(parts, shapes, strict=True)]
+
+
+# --- sets that do not fit in memory -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredMaps(Sequence):
+    """Feature maps of an image set in a memory-mapped file: a sequence of n tensors (C, h, w)."""
+
+    matrix: Tensor  # (positions, C), mapped
+    shapes: tuple[tuple[int, int], ...]  # n × (h, w)
+    starts: tuple[int, ...]  # n: the first row of each image
+
+    def __len__(self):
+        return len(self.shapes)
+
+    def __getitem__(self, i):
+        first, (h, w) = self.starts[i], self.shapes[i]
+        return self.matrix[first:first + h * w].mT.reshape(-1, h, w)
+
+
+def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: str, batch_size: int = 16,
+                progress: bool = False) -> StoredMaps:
+    """`feature_maps` for a set whose maps do not fit in memory: they go to `file`, and are mapped from there.
+
+    The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
+    absent: what an interrupted run leaves beside it, the next one overwrites. A file that is there is used again; the
+    first image and the last one are run to see that it holds the maps of this set.
+
+    Raises ValueError when `file` is something else, and as `feature_maps`.
+    """
+    file = Path(file)
+    if file.exists():
+        return _checked(file, model, images, layer)
+    draft, partial = (file.with_name(f"{file.name}.{end}") for end in ("draft", "partial"))
+    found, written = {}, 0
+    try:
+        with open(draft, "wb") as target:
+            for i, _, maps in _forward(model, images, layer, batch_size, progress):
+                rows = to_matrix(maps[None]).float().cpu().contiguous()
+                found[i] = tuple(maps.shape[1:]), _key(rows), written
+                written += target.write(rows.numpy().tobytes())
+        shapes, keys, places = zip(*(found[i] for i in range(len(found))), strict=True)
+        order, starts = _canonical(keys, shapes)
+        C = rows.shape[1]
+        header = json.dumps({"__metadata__": {"shapes": json.dumps(shapes), "starts": json.dumps(starts)},
+                             "maps": {"dtype": "F32", "shape": [written // (4 * C), C],
+                                      "data_offsets": [0, written]}}).encode()
+        header += b" " * (-len(header) % 8)
+        with open(draft, "rb") as source, open(partial, "wb") as target:  # the safetensors format
+            target.write(len(header).to_bytes(8, "little") + header)
+            for i in order:
+                source.seek(places[i])
+                target.write(source.read(4 * C * shapes[i][0] * shapes[i][1]))
+        os.replace(partial, file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return _opened(file)
+
+
+def _opened(file):
+    try:
+        with open(file, "rb") as source:
+            length, size = int.from_bytes(source.read(8), "little"), file.stat().st_size
+            header = json.loads(source.read(min(length, size)))
+        about, entry = header["__metadata__"], header["maps"]
+        if size != 8 + length + entry["data_offsets"][1]:
+            raise ValueError(f"it has {size:,} bytes")
+        matrix = torch.from_file(str(file), shared=True, size=size // 4)[(8 + length) // 4:].view(entry["shape"])
+        shapes = tuple((h, w) for h, w in json.loads(about["shapes"]))
+        return StoredMaps(matrix, shapes, tuple(json.loads(about["starts"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not hold stored maps ({error}); delete it or name another file") from error
+
+
+def _checked(file, model, images, layer):
+    """The maps in `file`, if they are those of the images."""
+    stored = _opened(file)
+    same = len(stored) == len(images)
+    for i in (0, len(images) - 1) if same else ():
+        (_, _, maps), = _forward(model, [images[i]], layer, 1, False)
+        there, here = stored[i], maps.float().cpu()
+        same &= there.shape == here.shape and torch.allclose(there, here, rtol=1e-3, atol=1e-3 * float(here.max()))
+    if not same:
+        raise ValueError(f"{file} holds the maps of {len(stored)} images, which are not these {len(images)} as layer "
+                         f"{layer!r} of this model sees them; delete it or name another file")
+    return stored
+
+
+# --- comparing factors --------------------------------------------------------------------------------------
+
+
+def match(maps: Maps, reference: Maps) -> Tensor:
     """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
 
     Partners are one-to-one and maximize the summed correlation over the set (Hungarian algorithm); the L − K others
     follow. It gives the factors of two runs, two networks or two ranks the same order, and so the same colours.
     Returns (L,) indices. Raises ValueError when the sets differ or `maps` has fewer factors than `reference`.
     """
-    n, L, *size = maps.shape
-    if [n, *size] != [len(reference), *reference.shape[2:]] or reference.shape[1] > L:
-        raise ValueError(f"maps {tuple(maps.shape)} must cover the same images as reference {tuple(reference.shape)}, "
+    L = maps[0].shape[0]
+    if [each.shape[1:] for each in maps] != [each.shape[1:] for each in reference] or reference[0].shape[0] > L:
+        raise ValueError(f"maps {_described(maps)} must cover the same images as reference {_described(reference)}, "
                          f"with at least as many factors")
     _, partners = linear_sum_assignment(-correlation(reference, maps).cpu().numpy())  # rows come in order
     others = [k for k in range(L) if k not in partners]
     return torch.as_tensor([*partners, *others])
 
 
-def correlation(first: Tensor, second: Tensor) -> Tensor:
+def correlation(first: Maps, second: Maps) -> Tensor:
     """Pearson correlation over a set of every map of `first` (n, K, H, W) with every map of `second` (n, L, H, W).
 
     Returns (K, L); a constant map correlates 0 with everything.
     """
-    x, y = (to_matrix(maps).double() for maps in (first, second))
+    x, y = (_rows(maps).double() for maps in (first, second))
     x, y = (torch.where((z == z[0]).all(0), 0, z - z.mean(0)) for z in (x, y))  # a mean is rounded, a constant is not
     size = x.norm(dim=0)[:, None] * y.norm(dim=0)
     return x.mT @ y / torch.where(size > 0, size, 1)
+
+
+def agreement(maps: Maps, reference: Maps) -> float:
+    """Correlation of the maps with their partners in `reference`, which has as many; mean over factors."""
+    return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
+
+
+def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Sequence[int] = range(5)) -> Tensor:
+    """How well starts agree: (ranks, pairs of seeds), the `agreement` of their maps at each rank.
+
+    Where it is low, the maps of one start are one story among several. Raises ValueError for fewer than two seeds.
+    """
+    if len(seeds) < 2:
+        raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
+    runs = [factorize(features, ranks, seed=seed) for seed in seeds]
+    return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(starts, 2)]
+                         for starts in zip(*runs, strict=True)])
+
+
+def overlap(children: Maps, parents: Maps) -> Tensor:
+    """The share of each child's activation that lies on each parent: (L, K) for L children and K parents.
+
+    At a position where several parents are active, each owns as much of it as it contributes to the sum of all, and
+    what lies where no parent is active is not counted. So rows sum to at most 1. With the maps of ranks K and K + 1,
+    `overlap(...).argmax(1)` says which factor each child comes from; several may come from the same.
+    """
+    x, y = (_rows(maps).double() for maps in (children, parents))
+    total, mass = y.sum(1, keepdim=True), x.sum(0)
+    owned = y / torch.where(total > 0, total, 1)
+    return x.mT @ owned / torch.where(mass > 0, mass, 1)[:, None]
+
+
+def border_share(maps: Maps) -> Tensor:
+    """(K,) the share of each factor's activation, over the set, that lies on the border of the maps, a pixel wide."""
+    total, inside = (torch.stack([each.double().sum((1, 2)) for each in part]).sum(0)
+                     for part in (maps, [each[:, 1:-1, 1:-1] for each in maps]))
+    return (total - inside) / torch.where(total > 0, total, 1)
+
+
+def foreground(maps: Maps) -> int:
+    """Which factor is the object, without any ground truth (section 4.3.2): for one factor or two.
+
+    Of two it is the one with less activation on the border of the maps, a pixel wide; the maps are `normalized`.
+    Raises ValueError for more factors, which need a labelled image.
+    """
+    K = maps[0].shape[0]
+    if K > 2:
+        raise ValueError(f"no rule for {K} factors; take K = 1 (VGG) or 2 (ResNet), or select factors with a mask")
+    border = [each.double().sum((1, 2)) - each[:, 1:-1, 1:-1].double().sum((1, 2)) for each in maps]
+    return int(torch.stack(border).sum(0).argmin())
+
+
+def _rows(maps):
+    """(positions of all images, K)."""
+    return to_matrix(maps) if isinstance(maps, Tensor) else torch.cat([to_matrix(each[None]) for each in maps])
+
+
+def _described(maps):
+    return tuple(maps.shape) if isinstance(maps, Tensor) else [tuple(each.shape) for each in maps]

@@ -1,0 +1,244 @@
+"""From heatmaps to masks and boxes, and how well they fit those that people drew (thesis sections 4.3.2 and 4.4.1).
+
+Masks of a set are n tensors (K, H_i, W_i) of bool, one mask per factor, per part or per object, in a list or, where all
+images have one size, stacked. Ratios are over the pixels of the whole set, so that large objects count for more; pass a
+set of one image to judge an image by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .activations import to_matrix
+from .factorization import kmeans
+from .heatmaps import Maps, factorize, foreground, normalized
+
+Masks = Tensor | Sequence[Tensor]
+Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max: the first and last pixel, both inside
+
+MERGE = 0.2  # section 4.3.2, "in all our experiments"
+
+
+# --- from heatmaps to masks ---------------------------------------------------------------------------------
+
+
+def binarize(maps: Maps, sizes: Sequence[tuple[int, int]], *, threshold: float = 0.2) -> list[Tensor]:
+    """Masks of a set from its heatmaps: n × (K, H_i, W_i) bool.
+
+    maps: n × (K, h, w) ≥ 0 of any scale. sizes: n × (H, W), those of the masks to compare with. Maps are divided by
+    each factor's maximum over the set, enlarged (bilinear) and compared with the threshold.
+    """
+    if len(sizes) != len(maps):
+        raise ValueError(f"{len(sizes)} sizes for {len(maps)} images; pass one (H, W) per image")
+    return [interpolate(each[None], size=tuple(size), mode="bilinear", align_corners=False)[0] > threshold
+            for each, size in zip(normalized(maps), sizes, strict=True)]
+
+
+def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) -> Maps:
+    """One map per image, n × (1, h, w) in [0, 1] and normalized over the set, of what the images have in common.
+
+    features: maps of C ≥ 0 channels, as `feature_maps` returns them. method:
+
+    - "nmf": of a factorization of `rank` 1 or 2, the factor that `heatmaps.foreground` takes for the object;
+    - "pca": deep descriptor transforming (Wei et al. 2017): the positive part of the first principal component of the
+      descriptors, centred over the set. Of its two signs, the one that is lower on the border of the maps;
+    - "kmeans": two clusters of descriptors; the one that has fewer positions on the border, as 0 or 1;
+    - "channel_sum": the sum over channels.
+
+    Raises ValueError for another method.
+    """
+    if method == "nmf":
+        found = factorize(features, rank, seed=seed).maps
+        chosen = foreground(found)
+        maps = [each[chosen:chosen + 1] for each in found]
+    elif method == "pca":
+        maps = _principal(features)
+    elif method == "kmeans":
+        clusters = kmeans(torch.cat([to_matrix(each[None]) for each in features]), 2, seed=seed).U.mT
+        shapes = [each.shape[1:] for each in features]
+        parts = clusters.split([h * w for h, w in shapes], dim=1)
+        found = [part.reshape(2, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        chosen = foreground(found)
+        maps = [each[chosen:chosen + 1] for each in found]
+    elif method == "channel_sum":
+        maps = [each.sum(0, keepdim=True) for each in features]
+    else:
+        raise ValueError(f"no method {method!r}; there are 'nmf', 'pca', 'kmeans' and 'channel_sum'")
+    return normalized(torch.stack(maps) if isinstance(features, Tensor) else maps)
+
+
+def _principal(features):
+    """The positive part of the first principal component, image by image."""
+    count = sum(each[0].numel() for each in features)
+    mean = sum(each.double().sum((1, 2)) for each in features) / count  # (C,)
+    scatter = sum(_descriptors(each, mean).mT @ _descriptors(each, mean) for each in features)  # (C, C)
+    direction = torch.linalg.eigh(scatter).eigenvectors[:, -1]
+    projected = [(_descriptors(each, mean) @ direction).reshape(1, *each.shape[1:]) for each in features]
+    signs = [torch.cat([each, -each]).relu() for each in projected]
+    chosen = foreground(signs)
+    return [each[chosen:chosen + 1].to(features[0].dtype) for each in signs]
+
+
+def _descriptors(maps, mean):
+    """(h·w, C), centred."""
+    return to_matrix(maps[None]).double() - mean
+
+
+# --- ratios of areas ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Pixels, image by image, of two sets of masks and of what they share."""
+
+    shared: Tensor  # (n, K, T) int64
+    first: Tensor  # (n, K)
+    second: Tensor  # (n, T)
+
+
+def areas(first: Masks, second: Masks) -> Areas:
+    """Count the pixels of masks n × (K, H, W), of masks n × (T, H, W) and of their intersections.
+
+    Raises ValueError when they are not bool or do not cover the same pixels.
+    """
+    if len(first) != len(second) or len(first) == 0:
+        raise ValueError(f"masks of {len(first)} and of {len(second)} images; both sets need the same n ≥ 1 images")
+    shared, sizes = [], []
+    for i, (one, other) in enumerate(zip(first, second, strict=True)):
+        if one.dtype != torch.bool or other.dtype != torch.bool:
+            raise ValueError(f"image {i}: masks are {one.dtype} and {other.dtype}, not bool; binarize them, or compare "
+                             f"with a threshold")
+        if one.dim() != 3 or other.dim() != 3 or one.shape[1:] != other.shape[1:]:
+            raise ValueError(f"image {i}: masks {tuple(one.shape)} and {tuple(other.shape)} are not (K, H, W) and "
+                             f"(T, H, W) of one size; binarize(maps, sizes) to that of the ground truth")
+        x, y = one.flatten(1).double(), other.flatten(1).double()  # exact up to 2⁵³ pixels
+        shared.append(x @ y.mT)
+        sizes.append((x.sum(1), y.sum(1)))
+    return Areas(torch.stack(shared).long(), *(torch.stack(each).long() for each in zip(*sizes, strict=True)))
+
+
+def iou(first: Masks, second: Masks) -> Tensor:
+    """(K, T) intersection over union of each pair of masks, over the set (eq. 4.4); 0 where both are empty."""
+    found = areas(first, second)
+    shared = found.shared.sum(0).double()
+    return shared / (found.first.sum(0)[:, None] + found.second.sum(0) - shared).clamp_min(1)
+
+
+def containment(masks: Masks, targets: Masks) -> Tensor:
+    """(K, T) share of each mask that lies in each target; 0 for an empty mask.
+
+    Of factors in parts it is the intersection over factors, IoF (eq. 4.5); of parts in factors the intersection over
+    parts, IoP (eq. 4.6), transposed.
+    """
+    found = areas(masks, targets)
+    return found.shared.sum(0).double() / found.first.sum(0)[:, None].clamp_min(1)
+
+
+# --- merging and matching -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Masks of a set and, after them, unions of several of them."""
+
+    masks: list[Tensor]  # n × (K + unions, H, W) bool
+    members: tuple[tuple[int, ...], ...]  # K + unions: which of the K masks each consists of
+
+
+def merge(masks: Masks, targets: Masks, *, threshold: float = MERGE) -> Merged:
+    """Masks n × (K, H, W), and behind them, for each of T targets, the union of those that lie in it (eq. 4.7–4.10).
+
+    A mask lies in a target if its `containment` is at least the threshold. Unions of one mask and repeated ones are
+    left out. With factors as masks and parts as targets it is the merging of factors, which needs ground truth; with
+    parts as masks and factors as targets that of parts.
+    """
+    inside = containment(masks, targets) >= threshold
+    members = [(k,) for k in range(len(inside))]
+    for chosen in inside.mT:
+        union = tuple(chosen.nonzero()[:, 0].tolist())
+        if len(union) > 1 and union not in members:
+            members.append(union)
+    return Merged([_unions(each, members) for each in masks], tuple(members))
+
+
+def _unions(masks, members):
+    """(len(members), H, W) from masks (K, H, W)."""
+    return torch.stack([masks[list(union)].any(0) for union in members])
+
+
+def mutual_best(scores: Tensor) -> list[tuple[int, int]]:
+    """Pairs (k, t) whose score > 0 is the highest of its row and of its column, in row order (section 4.3.2)."""
+    best = (scores == scores.amax(1, keepdim=True)) & (scores == scores.amax(0)) & (scores > 0)
+    return [(k, t) for k, t in best.nonzero().tolist()]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One mask per image: the factors that fitted the labelled image best."""
+
+    masks: list[Tensor]  # n × (1, H, W) bool
+    candidate: int  # the factorization they come from
+    members: tuple[int, ...]  # its factors
+    iou: float  # on the labelled image
+
+
+def one_shot(candidates: Sequence[Masks], image: int, truth: Tensor, *, threshold: float = MERGE) -> Selected:
+    """Select factors by the ground truth of one image: which factorization, and which of its factors, united.
+
+    candidates: masks n × (K, H, W) of several factorizations of one set, as of K = 2, 4, 6, 8. truth: (H, W) bool, the
+    object in the given image. Of each factorization, every factor and the union of those that lie in the object
+    (`merge`) compete; the one with the highest IoU on that image wins. Judge it on the other images.
+    """
+    found = []
+    for i, masks in enumerate(candidates):
+        augmented = merge([masks[image]], [truth[None]], threshold=threshold)
+        scores = iou(augmented.masks, [truth[None]])[:, 0]
+        found.append((float(scores.max()), -i, augmented.members[int(scores.argmax())]))
+    score, i, members = max(found)
+    return Selected([_unions(each, [members]) for each in candidates[-i]], -i, members, score)
+
+
+# --- boxes --------------------------------------------------------------------------------------------------
+
+
+def box(mask: Tensor) -> Box | None:
+    """The box around the largest connected component (4-neighbours) of a mask (H, W); None for an empty one.
+
+    Of components of one size it is the first in reading order.
+    """
+    labels, count = ndimage.label(mask.cpu().numpy())
+    if count == 0:
+        return None
+    largest = 1 + int(torch.bincount(torch.as_tensor(labels).flatten(), minlength=count + 1)[1:].argmax())
+    rows, columns = ndimage.find_objects(labels)[largest - 1]
+    return columns.start, rows.start, columns.stop - 1, rows.stop - 1
+
+
+def box_iou(first: Sequence[int], second: Sequence[int]) -> float:
+    """Intersection over union of two boxes whose corners are pixels inside them, as PASCAL VOC counts."""
+    width = min(first[2], second[2]) - max(first[0], second[0]) + 1
+    height = min(first[3], second[3]) - max(first[1], second[1]) + 1
+    shared = max(width, 0) * max(height, 0)
+    return shared / (_area(first) + _area(second) - shared)
+
+
+def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]) -> float:
+    """Share of images whose box has an IoU of at least 0.5 with any of the image's true boxes (section 4.4.1).
+
+    boxes: n, None where nothing was found. truth: n lists of boxes. The mean of a class's images; 0 ≤ CorLoc ≤ 1.
+    """
+    if len(boxes) != len(truth) or not boxes:
+        raise ValueError(f"{len(boxes)} boxes for {len(truth)} images; pass one box, or None, per image, n ≥ 1")
+    hits = [any(found is not None and box_iou(found, true) >= 0.5 for true in image)
+            for found, image in zip(boxes, truth, strict=True)]
+    return sum(hits) / len(hits)
+
+
+def _area(box):
+    if box[2] < box[0] or box[3] < box[1]:
+        raise ValueError(f"box {tuple(box)} ends before it begins; expected x_min, y_min, x_max, y_max")
+    return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
