@@ -1,0 +1,184 @@
+"""Image sets with ground truth, on tiny made samples in the layouts of their authors."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+
+from nmfcore import annotated, datasets
+from nmfcore.annotated import icoseg, masked_set, parts, pascal_part, voc_boxes
+
+XML = ("<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}</annotation>")
+OBJECT = ("<object><name>{name}</name><truncated>{truncated}</truncated><difficult>{difficult}</difficult><bndbox>"
+          "<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>")
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("NMFCORE_DATA", str(tmp_path))
+    return tmp_path
+
+
+def save(file, pixels):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(file)
+
+
+@pytest.fixture
+def masked(data):
+    """Two photographs of different sizes with masks, in both layouts."""
+    generator = np.random.default_rng(0)
+    truth = {"a": generator.random((5, 8)) < 0.5, "b": generator.random((6, 4)) < 0.5}
+    for images, masks in (("voc2010_coseg/images", "voc2010_coseg/masks"), ("icoseg/images", "icoseg/ground_truth")):
+        for name, mask in truth.items():
+            save(data / images / "Bird" / f"{name}.jpg", np.zeros((*mask.shape, 3)))
+            grey = 255 * mask
+            save(data / masks / "Bird" / f"{name}.png", grey if "icoseg" in masks else np.repeat(grey[..., None], 3, 2))
+    return truth
+
+
+@pytest.mark.parametrize("load", [masked_set, icoseg])
+def test_masks_of_objects(load, masked):
+    found = load("Bird")
+    assert [file.name for file in found.files] == ["a.jpg", "b.jpg"] and found.sizes == ((5, 8), (6, 4))
+    assert found.names == ("object",) and found.source.startswith("2 photographs of Bird")
+    for mask, expected in zip(found, masked.values(), strict=True):
+        assert mask.dtype == torch.bool and torch.equal(mask, torch.from_numpy(expected)[None])
+
+
+def test_masks_that_do_not_belong_to_their_photographs(data, masked):
+    save(data / "voc2010_coseg/masks/Bird/b.png", np.zeros((6, 5)))
+    found = masked_set("Bird")
+    found[0]
+    with pytest.raises(ValueError, match=r"b\.jpg has \(6, 4\) pixels.*its masks have \(6, 5\)"):
+        found[1]
+    (data / "voc2010_coseg/masks/Bird/b.png").unlink()
+    with pytest.raises(ValueError, match=r"no mask for b\.jpg"):
+        masked_set("Bird")
+    with pytest.raises(ValueError, match=r"Fish is not there; .* holds \['Bird'\]"):
+        masked_set("Fish")
+
+
+# --- boxes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def voc(data):
+    """Four images: one clear; one with a clear and a truncated aeroplane; one difficult; one with a clear bird only."""
+    folder = data / "VOCdevkit/VOC2007"
+    aeroplane = dict(name="aeroplane", truncated=0, difficult=0)
+    images = {"000001": [aeroplane | dict(box=(1, 1, 10, 6))],
+              "000002": [aeroplane | dict(box=(2, 3, 4, 5)), aeroplane | dict(box=(1, 1, 2, 2), truncated=1)],
+              "000003": [aeroplane | dict(box=(1, 1, 2, 2), difficult=1)],
+              "000004": [dict(name="bird", truncated=0, difficult=0, box=(1, 1, 2, 2)),
+                         aeroplane | dict(box=(1, 1, 2, 2), truncated=1)]}
+    (folder / "Annotations").mkdir(parents=True)
+    (folder / "ImageSets/Main").mkdir(parents=True)
+    for name, objects in images.items():
+        save(folder / f"JPEGImages/{name}.jpg", np.zeros((6, 10, 3)))
+        text = XML.format(width=10, height=6, objects="".join(OBJECT.format(**entry) for entry in objects))
+        (folder / f"Annotations/{name}.xml").write_text(text)
+    (folder / "ImageSets/Main/aeroplane_trainval.txt").write_text("000001  1\n000002  1\n000003  0\n000004 -1\n")
+    (folder / "ImageSets/Main/aeroplane_left.txt").write_text("000002\n000003\n000004\n")
+    return folder
+
+
+def test_boxes_of_a_class_and_of_a_group(voc):
+    found = voc_boxes("aeroplane")
+    assert [file.stem for file in found.files] == ["000001", "000002"] and found.sizes == ((6, 10), (6, 10))
+    assert found.boxes == (((0, 0, 9, 5),), ((1, 2, 3, 4), (0, 0, 1, 1)))
+    group = voc_boxes("aeroplane_left")
+    assert [file.stem for file in group.files] == ["000002"]  # in 000004 the clear object is of another class
+
+
+def test_damaged_and_missing_annotations(voc):
+    with pytest.raises(ValueError, match=r"dog_trainval\.txt is there; there are aeroplane_left, aeroplane_trainval"):
+        voc_boxes("dog")
+    file = voc / "Annotations/000002.xml"
+    for damage in ("<annotation>", "<annotation></annotation>", file.read_text().replace("<xmin>2</xmin>", "")):
+        file.write_text(damage)
+        with pytest.raises(ValueError, match=r"000002\.xml cannot be read as an annotation"):
+            voc_boxes("aeroplane")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"000002\.xml cannot be read as an annotation"):
+        voc_boxes("aeroplane_left")
+
+
+# --- parts --------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_pascal_part(data, voc):
+    generator = np.random.default_rng(0)
+    masks = [(generator.random((6, 10)) < 0.3).astype(np.uint8) for _ in range(4)]
+
+    def thing(kind, *own):
+        inside = [{"part_name": name, "mask": mask} for name, mask in own]
+        return {"class": kind, "class_ind": 1, "mask": masks[0], "parts": inside}
+    things = {"000001": [thing("aeroplane", ("body", masks[0]), ("lwing", masks[1]), ("wheel_1", masks[3]))],
+              "000002": [thing("aeroplane", ("lwing", masks[1]), ("rwing", masks[2])),
+                         thing("bird", ("body", masks[0])), thing("aeroplane")]}
+    (data / "Annotations_Part").mkdir()
+    for name, objects in things.items():
+        scipy.io.savemat(data / f"Annotations_Part/{name}.mat", {"anno": {"imname": name, "objects": objects}})
+    found = pascal_part("aeroplane", {"lwing": "wing", "rwing": "wing", "body": "body"}, year=2007)
+    assert found.names == ("wing", "body") and len(found) == 2
+    expected = [(masks[1], masks[0]), (masks[1] | masks[2], np.zeros((6, 10)))]
+    for mask, both in zip(found, expected, strict=True):
+        assert torch.equal(mask, torch.from_numpy(np.stack(both)).bool())
+    (data / "Annotations_Part/000002.mat").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"000002\.mat cannot be read as a file of PASCAL-Part"):
+        found[1]
+
+
+@pytest.fixture
+def drawn(data, tmp_path, monkeypatch):
+    """Two overlapping squares on a photograph of 10 × 8 pixels."""
+    monkeypatch.setattr(annotated, "DATA", tmp_path / "repository")
+    save(data / "icoseg/images/1 Set/x.png", np.arange(240).reshape(8, 10, 3))
+    digest = annotated.hashlib.sha256(np.arange(240, dtype=np.uint8).tobytes()).hexdigest()
+    polygons = [{"part": "torso", "points": [[0, 0], [4, 0], [4, 4], [0, 4]]},
+                {"part": "head", "points": [[3, 3], [6, 3], [6, 6], [3, 6]]}]
+    about = {"name": "things", "parts": ["head", "torso"], "images": [
+        {"set": "1 Set", "file": "x.png", "size": [10, 8], "sha256": digest, "polygons": polygons}]}
+    folder = tmp_path / "repository/annotations"
+    folder.mkdir(parents=True)
+    (folder / "things.json").write_text(json.dumps(about))
+
+
+def test_polygons_become_masks(drawn, data):
+    found = parts("things")
+    mask, = found
+    assert found.names == ("head", "torso") and mask.shape == (2, 8, 10) and not (mask[0] & mask[1]).any()
+    head = torch.zeros(8, 10, dtype=torch.bool)
+    head[3:7, 3:7] = True
+    inside = torch.zeros(8, 10, dtype=torch.bool)
+    inside[:3, :3] = True  # what both ways of counting the edge agree on, and what is in front
+    assert (mask[0] & ~head).sum() == 0 and mask[0][4:6, 4:6].all() and mask[1][inside].all()
+    assert mask[0][3:5, 3:5].any() and not mask[1][4, 4]
+    save(data / "icoseg/images/1 Set/x.png", np.ones((8, 10, 3)))
+    with pytest.raises(ValueError, match=r"x\.png is not the photograph that the polygons"):
+        parts("things")
+    (data / "icoseg/images/1 Set/x.png").unlink()
+    with pytest.raises(ValueError, match=r"x\.png is not in NMFCORE_DATA, neither .*put iCoseg there"):
+        parts("things")
+    with pytest.raises(ValueError, match=r"no parts of 'birds' in .*; there are things"):
+        parts("birds")
+
+
+@pytest.mark.skipif(datasets.data_folder() is None, reason="needs the data folder")
+@pytest.mark.parametrize("name, count", [("elephants", 5), ("gymnasts", 10)])
+def test_our_own_polygons(name, count):
+    found = parts(name)
+    assert len(found) == count
+    for mask in found:
+        assert (mask.sum(0) <= 1).all() and mask.flatten(1).any(1).sum() >= 2
+
+
+def test_without_a_data_folder(monkeypatch):
+    monkeypatch.delenv("NMFCORE_DATA", raising=False)
+    for load in (lambda: masked_set("Bird"), lambda: voc_boxes("dog"), lambda: pascal_part("dog", {})):
+        with pytest.raises(ValueError, match="NMFCORE_DATA is not set"):
+            load()
