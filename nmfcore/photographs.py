@@ -22,13 +22,15 @@ class Photographs(Sequence[Tensor]):
 
     EXIF rotation is applied; grey, palette, alpha and CMYK become RGB. A JPEG file is decoded at the smallest scale
     that suffices, so that large photographs take little memory. Every file is decoded once at the beginning. One that
-    is damaged, or has more than 8 bits per channel where Pillow keeps them, is named in a UserWarning and left out.
+    is damaged, has more than 8 bits per channel where Pillow keeps them, or is a narrow strip, which would be enormous
+    once its shorter side is `side`, is named in a UserWarning and left out.
 
     Raises FileNotFoundError for a folder or file that is not there and ValueError when no image is left.
     """
 
     paths: tuple[Path, ...]  # n, of the images that could be read
     sizes: tuple[tuple[int, int], ...]  # n, (h, w) of each image as it is returned
+    left_out: tuple[Path, ...]  # files that could not be read
 
     def __init__(self, paths: str | Path | Iterable[str | Path], *, side: int,
                  preprocess: Callable[[Tensor], Tensor] | None = None):
@@ -50,6 +52,7 @@ class Photographs(Sequence[Tensor]):
             raise ValueError(f"{where} holds no image that can be read ({', '.join(sorted(SUFFIXES))}): "
                              f"{len(files)} tried")
         self.paths, self.sizes = zip(*readable, strict=True)
+        self.left_out = tuple(file for file in files if file not in self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,6 +73,8 @@ def _read(file, side):
         with Image.open(file) as image:
             image.draft(None, (2 * side, 2 * side))  # JPEG: decoded at 1/2, 1/4 or 1/8 if twice the side remains
             image.load()
+            if max(image.size) > 25 * min(image.size):
+                raise ValueError(f"a side of {image.width} × {image.height} is over 25 times the other; crop it")
             if image.mode[0] in "IF":
                 raise ValueError(f"it has more than 8 bits per channel, mode {image.mode}; save it with 8")
             return ImageOps.exif_transpose(_scaled(image, side))

@@ -126,14 +126,16 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "folder.png").mkdir()
+    picture(520, 20).save(tmp_path / "strip.png")
     Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.warns(UserWarning) as warned:
         found = Photographs(tmp_path, side=16)
     assert [path.name for path in found.paths] == ["good.jpg"] and found[0].shape == (3, 16, 21)
     texts = sorted(str(warning.message) for warning in warned)
-    assert len(texts) == 5 and all(name in text for name, text in
-                                   zip(["deep", "empty", "folder", "half", "text"], texts, strict=True))
-    assert "more than 8 bits" in texts[0]
+    names = ["deep.png", "empty.png", "folder.png", "half.jpg", "strip.png", "text.png"]
+    assert all(name in text for name, text in zip(names, texts, strict=True))
+    assert [path.name for path in found.left_out] == names
+    assert "more than 8 bits" in texts[0] and "over 25 times" in texts[4]
 
 
 def test_a_file_damaged_later_is_an_error(tmp_path):

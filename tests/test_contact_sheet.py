@@ -1,0 +1,143 @@
+"""`make heatmaps`: a folder in, one page out that holds everything; on embedded photographs and without a network."""
+
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from bs4 import BeautifulSoup
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY / "tools"), str(Path(__file__).parent)]
+
+import heatmaps as tool  # noqa: E402
+from test_site import foreign, mute  # noqa: E402
+
+from nmfcore import contact_sheet, networks  # noqa: E402
+from nmfcore.heatmaps import heatmaps  # noqa: E402
+from nmfcore.photographs import Photographs  # noqa: E402
+from nmfcore.plots import COLORS, overlay  # noqa: E402
+
+NASTY = 'a & b <script>alert("1")<!--.png' if sys.platform != "win32" else "a & b.png"
+
+
+@pytest.fixture(autouse=True)
+def student(monkeypatch):
+    """The embedded network, also where VGG-19 is in hand."""
+    monkeypatch.setattr(networks, "first_available", lambda names: networks.pretrained("student"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four photographs, of three sizes, and a damaged file."""
+    path = tmp_path / "my photographs"
+    path.mkdir()
+    left, right, _ = skimage.data.stereo_motorcycle()
+    for name, pixels in [(NASTY, left), ("b.jpg", right), ("grey.png", skimage.data.camera()),
+                         ("pixel.png", left[:1, :1])]:
+        Image.fromarray(pixels).save(path / name)
+    (path / "torn.jpg").write_bytes((path / "b.jpg").read_bytes()[:2000])
+    (path / "notes.txt").write_text("not a photograph")
+    return path
+
+
+def pictures(figure):
+    """The pictures inside a figure as arrays (H, W, 3)."""
+    addresses = [image["src"] for image in figure("img")]
+    assert all(address.startswith("data:image/webp;base64,") for address in addresses)
+    return [np.asarray(Image.open(BytesIO(b64decode(address.split(",")[1]))).convert("RGB")) for address in addresses]
+
+
+def test_the_page_shows_every_photograph_and_needs_nothing_else(folder, tmp_path, capsys):
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+    file, count = tool.make(folder, 2, output=tmp_path / "out")
+    assert file.name == "my photographs_K2.html" and [path.name for path in file.parent.iterdir()] == [file.name]
+    assert before == sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+    assert re.search(r"warning: left out: .*torn\.jpg cannot be read", capsys.readouterr().err)
+    text = file.read_text(encoding="utf-8")
+    page = BeautifulSoup(text, "html.parser")
+    assert not foreign(text) and not page("script") and not page("link") and str(tmp_path) not in text
+    assert count == 4 and [caption.text for caption in page("figcaption")] == [NASTY, "b.jpg", "grey.png", "pixel.png"]
+    assert "Left out, as they cannot be read: torn.jpg." in page.text and "student" in page.text
+    assert all(NASTY in image["alt"] for image in page("figure")[0]("img"))
+    assert mute(f"<article>{page.main}</article>") == []
+
+
+def test_pictures_are_the_photograph_the_overlay_and_one_per_mask(folder, tmp_path):
+    file, _ = tool.make(folder, 3, output=tmp_path)
+    model, preprocess = networks.pretrained("student")
+    with pytest.warns(UserWarning, match="torn"):
+        photographs = Photographs(folder, side=224, preprocess=preprocess)
+    found = heatmaps(model, photographs, 3, layer=preprocess.layer)
+    for i, figure in enumerate(BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")("figure")):
+        photograph, over, *cut = pictures(figure)
+        image, size = photographs.rgb(i), photographs.sizes[i]
+        assert photograph.shape == over.shape == (*size, 3)
+        assert abs(photograph / 255 - image.permute(1, 2, 0).numpy()).mean() < 0.03  # WebP is lossy
+        large = found.resized(photographs.sizes)[i][None]
+        assert abs(over / 255 - overlay(image[None], large)[0].permute(1, 2, 0).numpy()).mean() < 0.03
+        frames = figure(class_="factor")
+        assert [re.search("#[0-9A-F]{6}", frame["style"])[0] for frame in frames] == list(COLORS[:3])
+        assert [picture.shape for picture in cut] == [(size[0] // 2, size[1] // 2, 3)] * 3
+        assert [frame.text.split(":")[0] for frame in frames] == ["factor 1", "factor 2", "factor 3"]
+
+
+def test_a_mask_picture_fades_what_is_outside_and_tells_the_share():
+    image = torch.zeros(3, 40, 40)
+    mask = torch.zeros(2, 20, 20, dtype=torch.bool)
+    mask[0, :, :5] = True
+    figure = BeautifulSoup(contact_sheet.entry("a", image, torch.zeros(2, 4, 4), mask), "html.parser").figure
+    _, _, first, second = pictures(figure)
+    assert first[:, :4].max() < 30 and first[:, 6:].min() > 200 and second.min() > 200
+    assert [frame.text for frame in figure(class_="factor")] == ["factor 1: 25 %", "factor 2: 0 %"]
+    with pytest.raises(ValueError, match="colours"):
+        contact_sheet.entry("a", image, torch.zeros(9, 4, 4), torch.zeros(9, 4, 4, dtype=torch.bool))
+
+
+def test_the_same_folder_gives_the_same_page(folder, tmp_path):
+    first, second = (tool.make(folder, 2, seed=5, output=tmp_path / name)[0].read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_an_interrupted_page_leaves_the_old_one(tmp_path):
+    file = tmp_path / "page.html"
+    contact_sheet.write(file, ["<figure>1</figure>"], title="A & B", about=["x < y"])
+    old = file.read_text(encoding="utf-8")
+    assert "A &amp; B" in old and "x &lt; y" in old and "<figure>1</figure>" in old
+
+    def entries():
+        yield "<figure>2</figure>"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        contact_sheet.write(file, entries(), title="new", about=[])
+    assert file.read_text(encoding="utf-8") == old and [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("name, K, message", [
+    ("missing", "3", "is not a folder"), ("", "3", "is not a folder"), ("file.png", "3", "is not a folder"),
+    ("empty", "3", "no image that can be read"), ("empty", "0", "take 1 to 8"), ("empty", "9", "take 1 to 8")])
+def test_bad_input_is_an_error_that_says_what_to_do(tmp_path, capsys, name, K, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.png").write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([str(tmp_path / name) if name else "", K])
+    assert stopped.value.code == 1
+    assert re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
+
+
+def test_make_passes_the_folder_and_k_on():
+    def shown(*parameters):
+        done = subprocess.run(["make", "-n", "heatmaps", *parameters], cwd=REPOSITORY, capture_output=True, text=True)
+        return done.stdout
+
+    line = "tools/heatmaps.py --seed '0' --device 'cpu' -- 'my photographs' '5'"
+    assert line in shown("IMAGES=my photographs", "K=5", "SEED=0", "DEVICE=cpu")
+    assert "-- '' '3'" in shown()
