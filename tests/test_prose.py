@@ -11,7 +11,7 @@ BOOK = Path(__file__).resolve().parent.parent / "book"
 
 NAMES = (  # digits that are part of a name
     r"\b(VGG-?\d+|ResNet-?\d+|CIFAR-?\d+|MNIST|ESC-(10|50)|UrbanSound8K|ImageNet-?\d*k?|conv\d+_\d+|layer\d(\.\d+)*|relu\d_\d|float(16|32|64)|bfloat16)\b",
-    r"\b(Oxford5k|Paris6k|VOC ?20\d\d|Middlebury 20\d\d|sha256|utf-8)\b",
+    r"\b(Oxford5k|Paris6k|VOC ?20\d\d|Middlebury 20\d\d|PASCAL07-6x2|sha256|utf-8)\b",
     r"\b[1-4]-?D\b",
     r"(?<![\w.])[ℓℝRL][₀-₉⁰-⁹1-3]?(?!\w)",
 )
