@@ -1,0 +1,397 @@
+"""Image retrieval: descriptors of feature maps, an index of them, and how well it ranks (thesis chapter 5).
+
+A descriptor is made in two steps. `describe` takes the feature maps of each image to a few rows, its local descriptors,
+by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. Scores are cosines.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, normalize
+
+from .heatmaps import Maps
+from .nmf import nmf
+from .segmentation import Box, box
+
+METHODS = {"mac": "MAC", "rmac": "R-MAC", "crow": "CroW", "cam": "CAM", "nmf_v": "NMF V", "nmf_vu": "NMF V·U"}
+INSIDE = 0.75  # section 5.3.1: the share of a query's heatmap that has to lie in its box
+TOP = 0.3  # section 5.3.2: the share of a photograph that is taken for the match
+RANK = 4  # as in figure 5.9; the text gives no other
+VERSION = 1  # of the files of an index
+
+
+# --- local descriptors --------------------------------------------------------------------------------------
+
+
+def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[Box | None] | None" = None,
+             sizes: Sequence[tuple[int, int]] | None = None, maps: Maps | None = None, seed: int = 0) -> list[Tensor]:
+    """Local descriptors of n images: n × (r_i, C), each row of length 1, or 0 where an image activates nothing.
+
+    features: n maps (C, h, w) ≥ 0, as `feature_maps` returns them. method:
+
+    - "mac": the maximum of each channel, one row (Tolias et al. 2016).
+    - "rmac": the same in each of `rmac_regions`.
+    - "crow": one row, the sum over positions weighted by (S / ‖S‖)^½, S the sum over channels, times
+      `channel_weights` (Kalantidis et al. 2016).
+    - "cam": as "crow", one row for each of an image's `maps` (k, h, w) instead of S (Jiménez et al. 2017).
+    - "nmf_v": the rows of V of a factorization of each image at `rank`, its channels weighted (eq. 5.4).
+    - "nmf_vu": Û Ûᵀ V instead, Û the heatmaps smoothed by a Gaussian (eq. 5.5 to 5.7).
+
+    The scale that U and V leave open is settled so that the columns of U, or Û, have length 1.
+
+    boxes: of a query's object in pixels, one per image or None, with the images' `sizes` (H, W). Of the NMF methods
+    those rows are kept whose heatmaps have over 75 % of their sum in the box; if there is none, a warning says so, and
+    the row that comes closest is kept. For other methods, crop the images.
+
+    Raises ValueError for an unknown method, features that are negative or not finite, a box outside its image, and
+    boxes or maps that are missing or not wanted.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if len(features) == 0:
+        raise ValueError("there are no images to describe: features has length 0")
+    for i, each in enumerate(features):
+        if not bool(torch.isfinite(each).all()) or bool((each < 0).any()):
+            raise ValueError(f"the features of image {i} are not finite and ≥ 0; name a layer that is a ReLU")
+    by_nmf = method.startswith("nmf")
+    if boxes is not None and (not by_nmf or sizes is None or not len(boxes) == len(sizes) == len(features)):
+        raise ValueError(f"boxes need a method on NMF, not {method!r}, and one box and one size for each image")
+    if (maps is not None) != (method == "cam"):
+        raise ValueError(f"maps are for method 'cam', which needs them; method is {method!r}")
+    if method == "mac":
+        rows = [each.amax((1, 2))[None] for each in features]
+    elif method == "rmac":
+        rows = [torch.stack([each[:, y:y + side, x:x + side].amax((1, 2)) for y, x, side in rmac_regions(*each.shape[1:])])
+                for each in features]
+    elif by_nmf:
+        rows = _factor_rows(features, method, rank, boxes, sizes, seed)
+    else:
+        weights = [each.sum(0, keepdim=True) for each in features] if maps is None else maps
+        rows = [_weighted(each, by) * channel_weights(each) for each, by in zip(features, weights, strict=True)]
+    return [normalize(each, dim=1) for each in rows]
+
+
+def channel_weights(features: Tensor) -> Tensor:
+    """Weights (C,) of the channels of one map (C, h, w): log(Σ Q / Q_c), with Q_c the share of a channel's positions
+    that are positive (eq. 5.4, after Kalantidis et al. 2016). A channel that is never active has weight 0."""
+    active = (features > 0).float().mean((1, 2))
+    return torch.where(active > 0, (active.sum() / active.clamp(min=torch.finfo(active.dtype).tiny)).log(), 0)
+
+
+def rmac_regions(h: int, w: int, *, levels: int = 3) -> list[tuple[int, int, int]]:
+    """Squares (top, left, side) that cover a map of h × w positions (Tolias, Sicre and Jégou 2016).
+
+    Level l has squares of side ⌊2 min(h, w) / (l + 1)⌋, l along the shorter side. Along the longer one there are as
+    many more as make neighbours at the coarsest level overlap most nearly by 40 %.
+    """
+    if min(h, w, levels) < 1:
+        raise ValueError(f"a map of {h} × {w} positions has no regions on {levels} levels; take at least 1 each")
+    short, long = min(h, w), max(h, w)
+    more = 0 if h == w else min(range(1, 7), key=lambda n: abs(1 - (long - short) / n / short - 0.4))
+    found = []
+    for level in range(1, levels + 1):
+        side = max(2 * short // (level + 1), 1)
+        y, x = (_starts(length, side, level + (more if length > short else 0)) for length in (h, w))
+        found += [(top, left, side) for top in y for left in x]
+    return found
+
+
+def _starts(length, side, count):
+    return [0] if count == 1 else [i * (length - side) // (count - 1) for i in range(count)]
+
+
+def _weighted(features, maps):
+    """(k, C): sums over positions, weighted by the square roots of maps (k, h, w) of length 1."""
+    return torch.einsum("khw,chw->kc", normalize(maps.flatten(1), dim=1).sqrt().view_as(maps), features)
+
+
+def _factor_rows(features, method, rank, boxes, sizes, seed):
+    rows: list[Tensor] = [torch.empty(0)] * len(features)
+    same = defaultdict(list)
+    for i, each in enumerate(features):
+        same[tuple(each.shape)].append(i)
+    for (_, h, w), places in same.items():  # one batched factorization for each size
+        A = torch.stack([features[i] * channel_weights(features[i])[:, None, None] for i in places])
+        found = nmf(A.flatten(2).mT, rank, seed=seed)
+        for i, U, V in zip(places, found.U, found.V, strict=True):
+            length = U.norm(dim=0)
+            U, V = U / length.clamp(min=torch.finfo(U.dtype).tiny), V * length[:, None]
+            if boxes is not None and boxes[i] is not None:
+                kept = _in_box(U.mT.reshape(-1, h, w), boxes[i], sizes[i], f"image {i}")
+                U, V = U[:, kept], V[kept]
+            if method == "nmf_vu":
+                smooth = normalize(conv2d(U.mT.reshape(-1, 1, h, w), _gaussian(U), padding=6).flatten(1), dim=1)
+                V = smooth @ smooth.mT @ V
+            rows[i] = V
+    return rows
+
+
+def _gaussian(like):
+    """(1, 1, 13, 13): variance 2 (section 5.3.1)."""
+    line = torch.exp(-torch.arange(-6, 7, dtype=like.dtype, device=like.device) ** 2 / 4)
+    square = line[:, None] * line
+    return (square / square.sum())[None, None]
+
+
+def share_inside(maps: Tensor, corners: Box, size: tuple[int, int]) -> Tensor:
+    """The share (K,) of the sum of each map (K, h, w) that lies in a box of its image, which has `size` (H, W).
+
+    Positions that the box cuts count by the part inside. Raises ValueError for a box that is not inside the image.
+    """
+    (x0, y0, x1, y1), (H, W) = corners, size
+    if not (0 <= x0 <= x1 < W and 0 <= y0 <= y1 < H):
+        raise ValueError(f"box {tuple(corners)} (x_min, y_min, x_max, y_max) does not lie in an image of {W} × {H} pixels")
+
+    def covered(cells, length, first, last):
+        edges = torch.arange(cells + 1, dtype=maps.dtype, device=maps.device) * (length / cells)
+        return (edges[1:].clamp(max=last + 1) - edges[:-1].clamp(min=first)).clamp(min=0) * (cells / length)
+
+    _, h, w = maps.shape
+    weights = covered(h, H, y0, y1)[:, None] * covered(w, W, x0, x1)
+    total = maps.sum((1, 2))
+    return torch.where(total > 0, (maps * weights).sum((1, 2)) / total.clamp(min=torch.finfo(maps.dtype).tiny), 0)
+
+
+def _in_box(maps, corners, size, what):
+    """Places of the factors that belong to a query's box."""
+    share = share_inside(maps, corners, size)
+    kept = (share > INSIDE).nonzero().flatten()
+    if len(kept):
+        return kept
+    warnings.warn(f"{what}: no factor has over {INSIDE:.0%} of its heatmap in the box {tuple(corners)}; the one with "
+                  f"{float(share.max()):.0%} is used", stacklevel=4)
+    return share.argmax()[None]
+
+
+# --- global descriptors -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """PCA-whitening: x ↦ P (x - mean), with P (d, C) the principal directions over their standard deviations."""
+
+    mean: Tensor  # (C,)
+    directions: Tensor  # (d, C)
+
+    @classmethod
+    def fit(cls, rows: Sequence[Tensor], *, dimensions: int | None = None) -> "Whitening":
+        """Learned from local descriptors, n × (r_i, C): of other images than those it will be used on.
+
+        dimensions: the most to keep. Directions whose variance is below a millionth of the largest are dropped: they
+        are rounding, which whitening would blow up. Raises ValueError if none is left.
+        """
+        X = torch.cat(list(rows)).double()
+        mean = X.mean(0)
+        _, spread, directions = torch.linalg.svd(X - mean, full_matrices=False)
+        kept = int((spread ** 2 > 1e-6 * spread[0] ** 2).sum()) if bool(spread[0] > 0) else 0
+        if kept == 0:
+            raise ValueError(f"{len(X)} equal rows have no principal directions; learn from more images")
+        kept = min(kept, dimensions or kept)
+        deviation = spread[:kept, None] / len(X) ** 0.5
+        return cls(mean.float(), (directions[:kept] / deviation).float())
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(r, C) to (r, d)."""
+        return (rows - self.mean) @ self.directions.mT
+
+
+def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, regional: bool = False) -> Tensor:
+    """Global descriptors (n, d) of length 1: the sum of each image's local descriptors, whitened.
+
+    regional: bring rows to length 1 once more before adding them up, as R-MAC does.
+    """
+    whitened = [each if whitening is None else whitening(each) for each in rows]
+    if regional:
+        whitened = [normalize(each, dim=1) for each in whitened]
+    return normalize(torch.stack([each.sum(0) for each in whitened]), dim=1)
+
+
+# --- the index ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Index:
+    """Descriptors of named images, searched exactly.
+
+    about: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for
+    queries that were made alike: `check` compares.
+    """
+
+    descriptors: Tensor  # (n, d), rows of length 1
+    names: list[str]
+    about: dict = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # images that could not be read
+
+    def __post_init__(self):
+        self._check(self.descriptors, self.names)
+
+    @staticmethod
+    def _check(descriptors, names):
+        if descriptors.dim() != 2 or len(descriptors) != len(names):
+            raise ValueError(f"{len(names)} names for descriptors of shape {tuple(descriptors.shape)}; expected (n, d)")
+        wrong = (~torch.isfinite(descriptors).all(1)).nonzero().flatten().tolist()
+        if wrong:
+            raise ValueError(f"the descriptor of {names[wrong[0]]!r} is not finite")
+
+    def check(self, about: Mapping) -> None:
+        """Raises ValueError, naming the first difference, unless the index was made as `about` says."""
+        for key in sorted({*self.about, *about}):
+            if self.about.get(key) != about.get(key):
+                raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; build "
+                                 f"it again, or describe the query alike")
+
+    def add(self, descriptors: Tensor, names: Sequence[str]) -> None:
+        """Append images. Raises ValueError for a name that is there already and descriptors of another width."""
+        self._check(descriptors, names)
+        if len({*self.names, *names}) < len(self.names) + len(names):
+            raise ValueError(f"{sorted({*names} & {*self.names})[:3] or list(names)[:3]}: names must be new and unlike")
+        if descriptors.shape[1] != self.descriptors.shape[1]:
+            raise ValueError(f"descriptors of width {descriptors.shape[1]} do not fit an index of width "
+                             f"{self.descriptors.shape[1]}")
+        self.descriptors = torch.cat([self.descriptors, descriptors])
+        self.names = [*self.names, *names]
+
+    def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0) -> tuple[Tensor, Tensor]:
+        """Scores and places, (q, top), of the images most like each query (q, d), best first; of equals the first.
+
+        expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
+        """
+        if queries.dim() != 2 or queries.shape[1] != self.descriptors.shape[1]:
+            raise ValueError(f"queries of shape {tuple(queries.shape)} do not fit descriptors of width "
+                             f"{self.descriptors.shape[1]}; expected (q, {self.descriptors.shape[1]})")
+        top = len(self.names) if top is None else min(top, len(self.names))
+        if expand:
+            _, first = self.search(queries, top=expand)
+            queries = normalize(queries + self.descriptors[first].sum(1), dim=1)
+        scores = queries @ self.descriptors.mT
+        if top < len(self.names):
+            return tuple(scores.topk(top, dim=1))
+        return tuple(scores.sort(dim=1, descending=True, stable=True))
+
+    def save(self, folder: str | Path) -> None:
+        """Two files, descriptors-<hash>.safetensors and index.json, which is replaced last: an interrupted call leaves
+        the index that was there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / "descriptors.draft"
+        save_file({"descriptors": self.descriptors.contiguous()}, draft)
+        digest = _sha256(draft)
+        file = folder / f"descriptors-{digest[:16]}.safetensors"
+        os.replace(draft, file)
+        text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
+                           "left_out": self.left_out}, indent=1, ensure_ascii=False)
+        card = folder / "index.json.draft"
+        card.write_text(text, encoding="utf-8")
+        os.replace(card, folder / "index.json")
+        for old in folder.glob("descriptors-*.safetensors"):
+            if old != file:
+                old.unlink()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Index":
+        """Raises FileNotFoundError where there is no index, and ValueError for one of another version or damaged."""
+        folder = Path(folder)
+        found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if found.get("version") != VERSION:
+            raise ValueError(f"{folder} holds an index of version {found.get('version')!r}, not {VERSION}; build it again")
+        file = folder / f"descriptors-{found['sha256'][:16]}.safetensors"
+        if not file.exists() or _sha256(file) != found["sha256"]:
+            raise ValueError(f"{file} is missing or damaged; build the index again")
+        return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"])
+
+
+def _sha256(file):
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+# --- regions of the results ---------------------------------------------------------------------------------
+
+
+def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]]) -> "list[Box | None]":
+    """A box in each of n images around what the query's box shows (section 5.3.2).
+
+    maps: n × (K, h, w) of a joint factorization, as `factorize` normalizes them. query: the place of the image that
+    `corners` belong to. sizes: n × (H, W) in pixels.
+
+    Factors with over 75 % of the query's heatmap in its box are averaged (if there is none, a warning says so, and the
+    closest is taken); the highest 30 % of each enlarged map are foreground, and the box goes around their largest
+    connected region. None where the map is 0.
+    """
+    kept = _in_box(maps[query], corners, sizes[query], f"image {query}")
+    found = []
+    for each, size in zip(maps, sizes, strict=True):
+        large = interpolate(each[kept].mean(0)[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+        bar = large.flatten().kthvalue(max(1, round((1 - TOP) * large.numel()))).values
+        found.append(box((large > bar) & (large > 0)))
+    return found
+
+
+# --- how good a ranking is ----------------------------------------------------------------------------------
+
+
+def average_precision(ranking: Sequence, positives: Container, junk: Container = ()) -> float:
+    """The area under precision against recall, by trapezoids as the program of Oxford Buildings computes it.
+
+    ranking: images, best first. positives: those to be found, with a length. junk: neither right nor wrong; they are
+    taken out of the ranking. Positives that the ranking does not list count as never found.
+
+    Raises ValueError without positives.
+    """
+    if not len(positives):
+        raise ValueError("a query without positives has no average precision; leave it out")
+    hits = [image in positives for image in ranking if image not in junk or image in positives]
+    total, found = 0.0, 0
+    for r, hit in enumerate(hits):
+        if hit:
+            total += ((found / r if r else 1) + (found + 1) / (r + 1)) / 2
+            found += 1
+    return total / len(positives)
+
+
+def average_precision_at(ranking: Sequence, positives: Container, n: int = 30) -> float:
+    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives."""
+    hits = [image in positives for image in ranking[:n]]
+    return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a benchmark."""
+
+    name: str
+    image: str
+    box: tuple[float, float, float, float]  # x_min, y_min, x_max, y_max in pixels
+    positives: frozenset[str]
+    junk: frozenset[str]
+
+
+def oxford_queries(folder: str | Path) -> list[Query]:
+    """The queries of Oxford5k or Paris6k, from a folder with their files <name>_{query,good,ok,junk}.txt.
+
+    Positives are good and ok. The prefix "oxc1_" of Oxford's query files is taken off, so that names are those of the
+    images. Raises FileNotFoundError if there is no query, or one of its lists is missing.
+    """
+    folder = Path(folder)
+
+    def listed(name):
+        return frozenset((folder / name).read_text(encoding="utf-8").split())
+
+    found = []
+    for file in sorted(folder.glob("*_query.txt")):
+        image, *corners = file.read_text(encoding="utf-8").split()
+        name = file.name.removesuffix("_query.txt")
+        found.append(Query(name, image.removeprefix("oxc1_"), tuple(map(float, corners)),
+                           listed(f"{name}_good.txt") | listed(f"{name}_ok.txt"), listed(f"{name}_junk.txt")))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no file *_query.txt; point to the ground truth of Oxford5k or Paris6k")
+    return found
