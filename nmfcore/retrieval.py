@@ -4,7 +4,6 @@ A descriptor is made in two steps. `describe` takes the feature maps of each ima
 by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. Scores are cosines.
 """
 
-import hashlib
 import json
 import os
 import warnings
@@ -13,6 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pooch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -70,8 +70,8 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     if method == "mac":
         rows = [each.amax((1, 2))[None] for each in features]
     elif method == "rmac":
-        rows = [torch.stack([each[:, y:y + side, x:x + side].amax((1, 2)) for y, x, side in rmac_regions(*each.shape[1:])])
-                for each in features]
+        rows = [torch.stack([each[:, y:y + side, x:x + side].amax((1, 2))
+                             for y, x, side in rmac_regions(*each.shape[1:])]) for each in features]
     elif by_nmf:
         rows = _factor_rows(features, method, rank, boxes, sizes, seed)
     else:
@@ -149,7 +149,8 @@ def share_inside(maps: Tensor, corners: Box, size: tuple[int, int]) -> Tensor:
     """
     (x0, y0, x1, y1), (H, W) = corners, size
     if not (0 <= x0 <= x1 < W and 0 <= y0 <= y1 < H):
-        raise ValueError(f"box {tuple(corners)} (x_min, y_min, x_max, y_max) does not lie in an image of {W} × {H} pixels")
+        raise ValueError(f"box {tuple(corners)} (x_min, y_min, x_max, y_max) does not lie in an image of {W} × {H} "
+                         f"pixels")
 
     def covered(cells, length, first, last):
         edges = torch.arange(cells + 1, dtype=maps.dtype, device=maps.device) * (length / cells)
@@ -246,8 +247,8 @@ class Index:
         """Raises ValueError, naming the first difference, unless the index was made as `about` says."""
         for key in sorted({*self.about, *about}):
             if self.about.get(key) != about.get(key):
-                raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; build "
-                                 f"it again, or describe the query alike")
+                raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; "
+                                 f"build it again, or describe the query alike")
 
     def add(self, descriptors: Tensor, names: Sequence[str]) -> None:
         """Append images. Raises ValueError for a name that is there already and descriptors of another width."""
@@ -284,7 +285,7 @@ class Index:
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / "descriptors.draft"
         save_file({"descriptors": self.descriptors.contiguous()}, draft)
-        digest = _sha256(draft)
+        digest = pooch.file_hash(str(draft))
         file = folder / f"descriptors-{digest[:16]}.safetensors"
         os.replace(draft, file)
         text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
@@ -302,16 +303,12 @@ class Index:
         folder = Path(folder)
         found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if found.get("version") != VERSION:
-            raise ValueError(f"{folder} holds an index of version {found.get('version')!r}, not {VERSION}; build it again")
+            raise ValueError(f"{folder} holds an index of version {found.get('version')!r}, not {VERSION}; build it "
+                             f"again")
         file = folder / f"descriptors-{found['sha256'][:16]}.safetensors"
-        if not file.exists() or _sha256(file) != found["sha256"]:
+        if not file.exists() or pooch.file_hash(str(file)) != found["sha256"]:
             raise ValueError(f"{file} is missing or damaged; build the index again")
         return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"])
-
-
-def _sha256(file):
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # --- regions of the results ---------------------------------------------------------------------------------
@@ -330,7 +327,8 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
     kept = _in_box(maps[query], corners, sizes[query], f"image {query}")
     found = []
     for each, size in zip(maps, sizes, strict=True):
-        large = interpolate(each[kept].mean(0)[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+        mean = each[kept].mean(0)[None, None]
+        large = interpolate(mean, size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
         bar = large.flatten().kthvalue(max(1, round((1 - TOP) * large.numel()))).values
         found.append(box((large > bar) & (large > 0)))
     return found
