@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .datasets import SUFFIXES, data_folder
 from .records import DATA
+from .retrieval import Query
 from .segmentation import Box
 
 
@@ -139,6 +140,39 @@ def voc_boxes(name: str, *, year: int = 2007) -> BoxedSet:
                          "another class or group")
     return BoxedSet(tuple(files), tuple(sizes), tuple(boxes),
                     f"{len(files)} photographs of {name.replace('_', ', ')}, PASCAL VOC {year}")
+
+
+def landmark_queries() -> tuple[dict[str, Path], list[Query], dict[str, dict[str, Box]]]:
+    """Photographs of landmarks, queries with boxes of ours, and the boxes of five photographs of each landmark.
+
+    The photographs lie in `monuments/<landmark>/`; the boxes are in `data/annotations/landmarks.json`. Returned are
+    {"<landmark>/<file>": path} for all photographs, three queries for each landmark, whose positives are all its
+    photographs but those marked as junk, and {landmark: {"<landmark>/<file>": box}}.
+
+    Raises FileNotFoundError when the photographs are not there, and ValueError when one has another size than the one
+    its box was drawn on.
+    """
+    folder = _data() / "monuments"
+    noted = json.loads((DATA / "annotations" / "landmarks.json").read_text(encoding="utf-8"))["landmarks"]
+    files, queries, boxes = {}, [], {}
+    for name, entry in noted.items():
+        found = {f"{name}/{file.name}": file for file in sorted((folder / name).glob("*"))
+                 if file.suffix.lower() in SUFFIXES}
+        boxes[name] = {}
+        for one in (*entry["queries"], *entry["more"]):
+            image = f"{name}/{one['file']}"
+            if image not in found:
+                raise FileNotFoundError(f"{folder / image} is not there; data/annotations/landmarks.json has a box on it")
+            with Image.open(found[image]) as opened:
+                if list(opened.size) != one["size"]:
+                    raise ValueError(f"{found[image]} has {opened.size} pixels, but its box was drawn on {one['size']}; "
+                                     f"take the copy in its original size")
+            boxes[name][image] = tuple(one["box"])
+        junk = frozenset(f"{name}/{file}" for file in entry["junk"])
+        queries += [Query(image, image, boxes[name][image], frozenset(found) - junk, junk) for image in
+                    list(boxes[name])[:len(entry["queries"])]]
+        files |= found
+    return files, queries, boxes
 
 
 def pascal_part(name: str, merged: Mapping[str, str], *, year: int = 2010) -> MaskedSet:

@@ -27,6 +27,7 @@ INSIDE = 0.75  # section 5.3.1: the share of a query's heatmap that has to lie i
 TOP = 0.3  # section 5.3.2: the share of a photograph that is taken for the match
 RANK = 4  # as in figure 5.9; the text gives no other
 VERSION = 1  # of the files of an index
+_AT_ONCE = 32  # images
 
 
 # --- local descriptors --------------------------------------------------------------------------------------
@@ -119,7 +120,9 @@ def _factor_rows(features, method, rank, boxes, sizes, seed):
     same = defaultdict(list)
     for i, each in enumerate(features):
         same[tuple(each.shape)].append(i)
-    for (_, h, w), places in same.items():  # one batched factorization for each size
+    parts = [places[i:i + _AT_ONCE] for places in same.values() for i in range(0, len(places), _AT_ONCE)]
+    for places in parts:  # of one size: one batched factorization
+        h, w = features[places[0]].shape[1:]
         A = torch.stack([features[i] * channel_weights(features[i])[:, None, None] for i in places])
         found = nmf(A.flatten(2).mT, rank, seed=seed)
         for i, U, V in zip(places, found.U, found.V, strict=True):
