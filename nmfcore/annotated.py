@@ -162,11 +162,12 @@ def landmark_queries() -> tuple[dict[str, Path], list[Query], dict[str, dict[str
         for one in (*entry["queries"], *entry["more"]):
             image = f"{name}/{one['file']}"
             if image not in found:
-                raise FileNotFoundError(f"{folder / image} is not there; data/annotations/landmarks.json has a box on it")
+                raise FileNotFoundError(f"{folder / image} is not there; data/annotations/landmarks.json has a box on "
+                                        f"it")
             with Image.open(found[image]) as opened:
                 if list(opened.size) != one["size"]:
-                    raise ValueError(f"{found[image]} has {opened.size} pixels, but its box was drawn on {one['size']}; "
-                                     f"take the copy in its original size")
+                    raise ValueError(f"{found[image]} has {opened.size} pixels, but its box was drawn on "
+                                     f"{one['size']}; take the copy in its original size")
             boxes[name][image] = tuple(one["box"])
         junk = frozenset(f"{name}/{file}" for file in entry["junk"])
         queries += [Query(image, image, boxes[name][image], frozenset(found) - junk, junk) for image in

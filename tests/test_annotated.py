@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nmfcore import annotated, datasets
-from nmfcore.annotated import icoseg, masked_set, parts, pascal_part, voc_boxes
+from nmfcore.annotated import icoseg, landmark_queries, masked_set, parts, pascal_part, voc_boxes
 
 XML = ("<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}</annotation>")
 OBJECT = ("<object><name>{name}</name><truncated>{truncated}</truncated><difficult>{difficult}</difficult><bndbox>"
@@ -182,3 +182,38 @@ def test_without_a_data_folder(monkeypatch):
     for load in (lambda: masked_set("Bird"), lambda: voc_boxes("dog"), lambda: pascal_part("dog", {})):
         with pytest.raises(ValueError, match="NMFCORE_DATA is not set"):
             load()
+
+
+# --- landmarks ---
+
+
+def landmarks(data, monkeypatch, size=(30, 20)):
+    """Two landmarks with a few black photographs each, and boxes on some of them."""
+    noted = {}
+    for name in ("arch", "tower"):
+        for i in range(7):
+            save(data / "monuments" / name / f"{i}.jpg", np.zeros((size[1], size[0], 3), np.uint8))
+        entries = [{"file": f"{i}.jpg", "size": [30, 20], "box": [i, 1, 20, 10]} for i in range(5)]
+        noted[name] = {"building": "it", "queries": entries[:3], "more": entries[3:], "junk": ["6.jpg"]}
+    folder = data / "noted" / "annotations"
+    folder.mkdir(parents=True)
+    (folder / "landmarks.json").write_text(json.dumps({"landmarks": noted}))
+    monkeypatch.setattr(annotated, "DATA", folder.parent)
+
+
+def test_landmark_queries_know_positives_junk_and_boxes(data, monkeypatch):
+    landmarks(data, monkeypatch)
+    files, queries, boxes = landmark_queries()
+    assert len(files) == 14 and files["tower/5.jpg"] == data / "monuments" / "tower" / "5.jpg"
+    assert [query.image for query in queries] == [f"{name}/{i}.jpg" for name in ("arch", "tower") for i in range(3)]
+    assert queries[4].positives == {f"tower/{i}.jpg" for i in range(6)} and queries[4].junk == {"tower/6.jpg"}
+    assert queries[4].box == boxes["tower"]["tower/1.jpg"] == (1, 1, 20, 10) and len(boxes["arch"]) == 5
+
+
+def test_landmarks_of_another_size_or_missing_are_named(data, monkeypatch):
+    landmarks(data, monkeypatch, size=(60, 40))
+    with pytest.raises(ValueError, match=r"0\.jpg has \(60, 40\) pixels, but its box was drawn on \[30, 20\]"):
+        landmark_queries()
+    (data / "monuments" / "arch" / "0.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"0\.jpg is not there"):
+        landmark_queries()
