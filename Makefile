@@ -7,15 +7,17 @@ CHAPTER ?=
 PORT ?= 8000
 IMAGES ?=
 K ?= 3
+QUERY ?=
+TOP ?= 12
 
 # The first Python >= 3.10 that can make a virtual environment.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { command -v $$p; break; }; done)
 
-KNOWN := PYTHON PROFILE SEED DEVICE CHAPTER PORT IMAGES K MAKEFLAGS
+KNOWN := PYTHON PROFILE SEED DEVICE CHAPTER PORT IMAGES K QUERY TOP MAKEFLAGS
 UNKNOWN := $(foreach v,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(filter command%,$(origin $v)),$v))
 ifneq ($(strip $(UNKNOWN)),)
-$(error unknown parameter $(strip $(UNKNOWN)); there are PROFILE, SEED, DEVICE, CHAPTER, PORT, IMAGES, K and PYTHON)
+$(error unknown parameter $(strip $(UNKNOWN)); there are PROFILE, SEED, DEVICE, CHAPTER, PORT, IMAGES, K, QUERY, TOP and PYTHON)
 endif
 
 BIN := .venv/bin
@@ -24,12 +26,12 @@ STAMP := .venv/installed-$(shell cat requirements.txt pyproject.toml | cksum | t
 RUN = $(BIN)/python tools/book.py
 GIVEN = --profile '$(PROFILE)' --seed '$(SEED)' --device '$(DEVICE)'
 
-.PHONY: help book test lint chapter record heatmaps serve bench lock clean
+.PHONY: help book test lint chapter record heatmaps search serve bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  make %-8s %s\n' "$$name" "$$text"; done
-	@echo 'Parameters: PROFILE=quick|desk|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  IMAGES=<folder>  K=3  PYTHON=<3.10 or later>'
+	@echo 'Parameters: PROFILE=quick|desk|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  IMAGES=<folder>  K=3  QUERY=<file>  TOP=12  PYTHON=<3.10 or later>'
 
 book: $(STAMP)  ## run the chapters that changed and build the site: _build/html/index.html
 	@$(RUN) book $(GIVEN)
@@ -49,6 +51,9 @@ record: $(STAMP)  ## run one chapter and keep what it measured in data/records/:
 
 heatmaps: $(STAMP)  ## heatmaps of your own photographs, on one page: IMAGES=<folder> K=3
 	@$(BIN)/python tools/heatmaps.py --seed '$(SEED)' --device '$(DEVICE)' -- '$(IMAGES)' '$(K)'
+
+search: $(STAMP)  ## search your own photographs for what is on another one: IMAGES=<folder> QUERY=<file> TOP=12
+	@$(BIN)/python tools/search.py --seed '$(SEED)' --device '$(DEVICE)' -- '$(IMAGES)' '$(QUERY)' '$(TOP)'
 
 serve: $(STAMP)  ## show the built site at http://127.0.0.1:8000
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

@@ -154,7 +154,9 @@ def landmark_queries() -> tuple[dict[str, Path], list[Query], dict[str, dict[str
     """
     folder = _data() / "monuments"
     noted = json.loads((DATA / "annotations" / "landmarks.json").read_text(encoding="utf-8"))["landmarks"]
-    files, queries, boxes = {}, [], {}
+    files: dict[str, Path] = {}
+    queries: list[Query] = []
+    boxes: dict[str, dict[str, Box]] = {}
     for name, entry in noted.items():
         found = {f"{name}/{file.name}": file for file in sorted((folder / name).glob("*"))
                  if file.suffix.lower() in SUFFIXES}

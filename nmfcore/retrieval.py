@@ -8,7 +8,7 @@ import json
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,7 +265,7 @@ class Index:
         self.names = [*self.names, *names]
 
     def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0) -> tuple[Tensor, Tensor]:
-        """Scores and places, (q, top), of the images most like each query (q, d), best first; of equals the first.
+        """Scores and places, (q, top), of the images most like each query (q, d), best first.
 
         expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
         """
@@ -278,8 +278,10 @@ class Index:
             queries = normalize(queries + self.descriptors[first].sum(1), dim=1)
         scores = queries @ self.descriptors.mT
         if top < len(self.names):
-            return tuple(scores.topk(top, dim=1))
-        return tuple(scores.sort(dim=1, descending=True, stable=True))
+            best, places = scores.topk(top, dim=1)
+        else:
+            best, places = scores.sort(dim=1, descending=True, stable=True)
+        return best, places
 
     def save(self, folder: str | Path) -> None:
         """Two files, descriptors-<hash>.safetensors and index.json, which is replaced last: an interrupted call leaves
@@ -340,10 +342,10 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
 # --- how good a ranking is ----------------------------------------------------------------------------------
 
 
-def average_precision(ranking: Sequence, positives: Container, junk: Container = ()) -> float:
+def average_precision(ranking: Sequence, positives: Collection, junk: Container = ()) -> float:
     """The area under precision against recall, by trapezoids as the program of Oxford Buildings computes it.
 
-    ranking: images, best first. positives: those to be found, with a length. junk: neither right nor wrong; they are
+    ranking: images, best first. positives: those to be found. junk: neither right nor wrong; they are
     taken out of the ranking. Positives that the ranking does not list count as never found.
 
     Raises ValueError without positives.
@@ -359,7 +361,7 @@ def average_precision(ranking: Sequence, positives: Container, junk: Container =
     return total / len(positives)
 
 
-def average_precision_at(ranking: Sequence, positives: Container, n: int = 30) -> float:
+def average_precision_at(ranking: Sequence, positives: Collection, n: int = 30) -> float:
     """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives."""
     hits = [image in positives for image in ranking[:n]]
     return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
@@ -389,9 +391,9 @@ def oxford_queries(folder: str | Path) -> list[Query]:
 
     found = []
     for file in sorted(folder.glob("*_query.txt")):
-        image, *corners = file.read_text(encoding="utf-8").split()
+        image, x0, y0, x1, y1 = file.read_text(encoding="utf-8").split()
         name = file.name.removesuffix("_query.txt")
-        found.append(Query(name, image.removeprefix("oxc1_"), tuple(map(float, corners)),
+        found.append(Query(name, image.removeprefix("oxc1_"), (float(x0), float(y0), float(x1), float(y1)),
                            listed(f"{name}_good.txt") | listed(f"{name}_ok.txt"), listed(f"{name}_junk.txt")))
     if not found:
         raise FileNotFoundError(f"{folder} holds no file *_query.txt; point to the ground truth of Oxford5k or Paris6k")

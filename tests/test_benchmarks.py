@@ -134,3 +134,11 @@ def test_the_quick_sweep_of_the_compression_benchmark(compression, monkeypatch, 
         entry = record.values[f"K={K}"]
         assert entry["ratio"] == pytest.approx(entry["scikit-learn"][0] / entry["nmf"][0], rel=2e-3)
         assert entry["start"] in compression.STARTS
+
+
+def test_the_retrieval_benchmark_measures_every_method_and_size():
+    retrieval = loaded("retrieval")
+    setup = {"networks": ("student",), "side": 64, "images": 2, "repeat": 1, "sizes": (50, 200)}
+    ratios, _ = retrieval.descriptors(setup)
+    assert set(ratios) == {"mac", "rmac", "crow", "nmf_v", "nmf_vu"} and min(ratios.values()) > 1
+    assert {size: one["MB"] for size, one in retrieval.search(setup).items()} == {50: 0.1024, 200: 0.4096}
