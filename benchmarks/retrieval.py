@@ -4,10 +4,10 @@
     python benchmarks/retrieval.py             minutes: VGG-19 where it is in hand, up to a million descriptors
     python benchmarks/retrieval.py --record    keeps data/records/retrieval_benchmark.json
 
-Descriptors: `feature_maps` of the photographs alone, and `describe` of these maps by each method, side by side in this
+Descriptors: `feature_maps` of the photographs alone, and `describe` of these maps by each method, side by side in one
 process, with as many threads as PyTorch takes. What is printed is (forward + describe) / forward, the median of the
-repetitions. Search: milliseconds of one query among random descriptors of 512 dimensions, and the memory that they take.
-Nothing is asserted.
+repetitions. Search: milliseconds of one query among random descriptors of 512 dimensions, and the memory that these
+take. Nothing is asserted.
 """
 
 import argparse
@@ -69,11 +69,12 @@ def search(setup):
     found = {}
     for size in setup["sizes"]:
         generator = torch.Generator().manual_seed(0)
-        index = Index(normalize(torch.randn(size, DIMENSIONS, generator=generator), dim=1), [str(i) for i in range(size)])
+        vectors = normalize(torch.randn(size, DIMENSIONS, generator=generator), dim=1)
+        index = Index(vectors, [str(i) for i in range(size)])
         queries = index.descriptors[:21]
         taken = [seconds(lambda query=query, index=index: index.search(query[None], top=100))[0] for query in queries]
         found[size] = {"ms": 1000 * float(np.median(taken[1:])), "MB": index.descriptors.numel() * 4 / 1e6}
-        del index
+        del index, vectors
     return found
 
 
@@ -91,7 +92,7 @@ def main():
                "processor": models[0] if models else platform.processor()}
     print(f"{origin['threads']} threads of {origin['cores']}, {origin['processor']}, load {origin['load']}")
     ratios, source = descriptors(setup)
-    print(f"{setup['images']} photographs of {setup['side']} pixels, {source}: with descriptors, the forward pass takes")
+    print(f"{setup['images']} photographs of {setup['side']} pixels, {source}: with descriptors, the forward takes")
     for method, ratio in ratios.items():
         print(f"  {METHODS[method]:8} {ratio:.2f}×")
     times = search(setup)
