@@ -20,8 +20,6 @@ that other work on the machine counts little. Errors are measured outside the ti
 import argparse
 import importlib
 import importlib.util
-import os
-import platform
 import time
 import warnings
 from contextlib import contextmanager
@@ -157,11 +155,7 @@ def main():
     options = parser.parse_args()
     options.threads, options.device = 1, "cpu"
     warnings.simplefilter("ignore", ConvergenceWarning)  # the steps are meant to run out
-    origin = records.provenance("cpu")
-    cpu = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
-    models = [line.split(":")[1].strip() for line in cpu if line.startswith("model name")]
-    origin |= {"threads": 1, "cores": os.cpu_count(), "load": [round(value, 1) for value in os.getloadavg()],
-               "processor": models[0] if models else platform.processor()}
+    origin = records.provenance("cpu") | {"threads": 1}
     print(f"1 thread of {origin['cores']}, {origin['processor']}, load {origin['load']}")
     with threadpool_limits(1):
         about, values = race(options, QUICK if options.quick else FULL)

@@ -384,11 +384,8 @@ def keeper(options):
     """A function that adds one measurement, with its origin, to the record; each call writes the whole file anew."""
     old = records.load("nmf_benchmark")
     values, origin = dict(old.values) if old else {}, records.provenance(options.device)
-    cpu = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
-    models = [line.split(":")[1].strip() for line in cpu if line.startswith("model name")]
-    origin |= {"threads": options.threads, "cores": os.cpu_count(), "repeats": options.repeats, "cap": options.cap,
-               "subnormals": options.subnormals,
-               "processor": models[0] if models else platform.processor()}
+    origin |= {"threads": options.threads, "repeats": options.repeats, "cap": options.cap,
+               "subnormals": options.subnormals}
 
     def keep(key, measured):
         values[key] = short(measured) | {"origin": {k: v for k, v in origin.items() if k != "versions"}}

@@ -11,10 +11,7 @@ take. Nothing is asserted.
 """
 
 import argparse
-import os
-import platform
 import time
-from pathlib import Path
 
 import numpy as np
 import skimage.data
@@ -85,11 +82,6 @@ def main():
     options = parser.parse_args()
     setup = QUICK if options.quick else FULL
     origin = records.provenance("cpu")
-    cpu = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
-    models = [line.split(":")[1].strip() for line in cpu if line.startswith("model name")]
-    origin |= {"threads": torch.get_num_threads(), "cores": os.cpu_count(),
-               "load": [round(value, 1) for value in os.getloadavg()],
-               "processor": models[0] if models else platform.processor()}
     print(f"{origin['threads']} threads of {origin['cores']}, {origin['processor']}, load {origin['load']}")
     ratios, source = descriptors(setup)
     print(f"{setup['images']} photographs of {setup['side']} pixels, {source}: with descriptors, the forward takes")

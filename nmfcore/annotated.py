@@ -22,11 +22,16 @@ import torch
 from PIL import Image
 from scipy.io.matlab import MatReadError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from .datasets import SUFFIXES, data_folder
+from .datasets import PHOTOGRAPHS, SUFFIXES, data_folder
+from .photographs import Photographs
 from .records import DATA
 from .retrieval import Query
-from .segmentation import Box
+from .segmentation import Box, box
+
+# Of an embedded photograph, as shares of its sides: left, top, and size.
+CROPS = ((0, 0, 1), (0, 0, 0.8), (0.2, 0, 0.8), (0, 0.2, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,43 @@ class MaskedSet(Sequence[Tensor]):
                              f"{masks.shape[1:]}; take both from the same copy of the data")
         return torch.from_numpy(masks)
 
+    def images(self, side: int, preprocess: Callable[[Tensor], Tensor] | None = None) -> Photographs:
+        """The photographs, as `photographs.Photographs` reads them."""
+        return Photographs(self.files, side=side, preprocess=preprocess)
+
+
+@dataclass(frozen=True)
+class Crops(Sequence[Tensor]):
+    """Masks of the crops of one embedded photograph: `masks[i]` is (T, H, W) bool."""
+
+    masks: tuple[Tensor, ...]  # n × (T, H, W)
+    pictures: tuple[Tensor, ...]  # n × (3, H, W), RGB in [0, 1]
+    names: tuple[str, ...]  # T: what each mask shows
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, i):
+        return self.masks[i]
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """n × (H, W)"""
+        return tuple((picture.shape[1], picture.shape[2]) for picture in self.pictures)
+
+    @property
+    def boxes(self) -> tuple[tuple[Box, ...], ...]:
+        """n × one box, around what the masks show, or its largest connected part; none where they show nothing."""
+        found = (box(mask.any(0)) if self.names else None for mask in self.masks)
+        return tuple(() if one is None else (one,) for one in found)
+
+    def images(self, side: int, preprocess: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+        """The crops with a shorter side of `side` pixels, preprocessed."""
+        found = [interpolate(picture[None], scale_factor=side / min(picture.shape[1:]), mode="bilinear",
+                             antialias=True)[0].clamp(0, 1) for picture in self.pictures]
+        return found if preprocess is None else [preprocess(picture) for picture in found]
+
 
 @dataclass(frozen=True)
 class BoxedSet:
@@ -59,6 +101,33 @@ class BoxedSet:
     sizes: tuple[tuple[int, int], ...]  # n × (H, W)
     boxes: tuple[tuple[Box, ...], ...]  # n × one or more (x_min, y_min, x_max, y_max): pixels inside, from 0 on
     source: str
+
+    def images(self, side: int, preprocess: Callable[[Tensor], Tensor] | None = None) -> Photographs:
+        """The photographs, as `photographs.Photographs` reads them."""
+        return Photographs(self.files, side=side, preprocess=preprocess)
+
+
+def crops(name: str) -> Crops:
+    """Crops of one of `datasets.PHOTOGRAPHS`, a small set of one object for want of a real one.
+
+    Every other crop is mirrored. Masks are cut alike from the polygons in `data/annotations/embedded.json`, which are
+    ours; there are some for "cup", "flower", "temple" and "motorcycle". Raises ValueError for an unknown name.
+    """
+    if name not in PHOTOGRAPHS:
+        raise ValueError(f"no embedded photograph {name!r}; there are {', '.join(PHOTOGRAPHS)}")
+    picture = torch.from_numpy(PHOTOGRAPHS[name]().copy()).permute(2, 0, 1) / 255
+    H, W = picture.shape[1:]
+    noted = json.loads((DATA / "annotations" / "embedded.json").read_text(encoding="utf-8"))["images"]
+    entry = next((entry for entry in noted if entry["file"] == name), dict(parts=(), polygons=()))
+    drawn = torch.from_numpy(_drawn(entry["polygons"], entry["parts"], (H, W)))
+    pictures: list[Tensor] = []
+    masks: list[Tensor] = []
+    for i, (left, top, size) in enumerate(CROPS):
+        y, x = (slice(int(start * length), int((start + size) * length)) for start, length in ((top, H), (left, W)))
+        for whole, parts in ((picture, pictures), (drawn, masks)):
+            parts.append(whole[:, y, x].flip(2) if i % 2 else whole[:, y, x])
+    return Crops(tuple(masks), tuple(pictures), tuple(entry["parts"]),
+                 f"{len(CROPS)} crops of one photograph of a {name}")
 
 
 def masked_set(name: str) -> MaskedSet:
@@ -107,11 +176,7 @@ def parts(name: str) -> MaskedSet:
     sizes = tuple((entry["size"][1], entry["size"][0]) for entry in entries)
 
     def read(i):
-        front = np.full(sizes[i], -1)
-        for polygon in entries[i]["polygons"]:
-            points = np.array(polygon["points"])[:, ::-1]
-            front[skimage.draw.polygon2mask(sizes[i], points)] = about["parts"].index(polygon["part"])
-        return front == np.arange(len(about["parts"]))[:, None, None]
+        return _drawn(entries[i]["polygons"], about["parts"], sizes[i])
     return MaskedSet(tuple(files), sizes, tuple(about["parts"]),
                      f"{len(files)} photographs of {name}, iCoseg, with our own polygons of their parts", read)
 
@@ -205,6 +270,14 @@ def pascal_part(name: str, merged: Mapping[str, str], *, year: int = 2010) -> Ma
             raise ValueError(f"{file} cannot be read as a file of PASCAL-Part ({error}); replace it") from error
         return masks
     return MaskedSet(found.files, found.sizes, names, f"{found.source}, PASCAL-Part", read)
+
+
+def _drawn(polygons, parts, size):
+    """(T, H, W) bool; where polygons overlap, the later one is in front."""
+    front = np.full(size, -1)
+    for polygon in polygons:
+        front[skimage.draw.polygon2mask(size, np.array(polygon["points"])[:, ::-1])] = parts.index(polygon["part"])
+    return front == np.arange(len(parts))[:, None, None]
 
 
 def _data():

@@ -6,7 +6,7 @@ that a page prints to say which data it used.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,15 +26,18 @@ FOLDERS = {
     "churches": ("imagenet/val/n03028079", "church buildings, ImageNet class 497, validation"),
     "stonehenge": ("image_sets/icoseg/009 Stonehenge-Stongehenge-rjt208", "Stonehenge, iCoseg"),
 }
-# name -> loaders of the photographs that ship inside scikit-image and scikit-learn
+# name -> (H, W, 3) uint8: the photographs that ship inside scikit-image and scikit-learn
+PHOTOGRAPHS: dict[str, Callable[[], np.ndarray]] = {
+    "cat": skimage.data.chelsea, "portrait": skimage.data.astronaut, "rocket": skimage.data.rocket,
+    "cup": skimage.data.coffee, "temple": lambda: sklearn.datasets.load_sample_image("china.jpg"),
+    "flower": lambda: sklearn.datasets.load_sample_image("flower.jpg"),
+    "motorcycle": lambda: skimage.data.stereo_motorcycle()[0]}
+# name -> image sets of them, as labels and loaders
 EMBEDDED = {
     "motorcycle": ("two views of a motorcycle, Middlebury 2014 stereo data in scikit-image", [
-        ("left", lambda: skimage.data.stereo_motorcycle()[0]),
-        ("right", lambda: skimage.data.stereo_motorcycle()[1])]),
-    "objects": ("six photographs in scikit-image and scikit-learn", [
-        ("cat", skimage.data.chelsea), ("portrait", skimage.data.astronaut), ("rocket", skimage.data.rocket),
-        ("cup", skimage.data.coffee), ("temple", lambda: sklearn.datasets.load_sample_image("china.jpg")),
-        ("flower", lambda: sklearn.datasets.load_sample_image("flower.jpg"))]),
+        ("left", PHOTOGRAPHS["motorcycle"]), ("right", lambda: skimage.data.stereo_motorcycle()[1])]),
+    "objects": ("six photographs in scikit-image and scikit-learn",
+                [(name, load) for name, load in PHOTOGRAPHS.items() if name != "motorcycle"]),
 }
 # name -> title, and the files by which the original is recognized, as torchvision stores them
 ORIGINALS = {

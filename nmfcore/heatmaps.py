@@ -237,6 +237,7 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: st
     file = Path(file)
     if file.exists():
         return _checked(file, model, images, layer)
+    file.parent.mkdir(parents=True, exist_ok=True)
     draft, partial = (file.with_name(f"{file.name}.{end}") for end in ("draft", "partial"))
     found, written = {}, 0
     try:

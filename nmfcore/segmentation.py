@@ -86,6 +86,16 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
     return normalized(torch.stack(maps) if isinstance(features, Tensor) else maps)
 
 
+def multi_scale(small: Maps, large: Maps) -> list[Tensor]:
+    """Maps of a set from photographs of two sizes: n × (K, h, w), their sum on the grid of `large`.
+
+    small, large: n × (K, ·, ·) ≥ 0 of the same factors. Each is first brought to mean one over the set.
+    """
+    scale = [1 / max(float(torch.cat([each.flatten() for each in maps]).mean()), 1e-12) for maps in (small, large)]
+    return [scale[0] * interpolate(coarse[None], size=fine.shape[1:], mode="bilinear", align_corners=False)[0]
+            + scale[1] * fine for coarse, fine in zip(small, large, strict=True)]
+
+
 def _principal(features):
     """The positive part of the first principal component, image by image."""
     count = sum(each[0].numel() for each in features)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from nmfcore import annotated, datasets
-from nmfcore.annotated import icoseg, landmark_queries, masked_set, parts, pascal_part, voc_boxes
+from nmfcore.annotated import CROPS, crops, icoseg, landmark_queries, masked_set, parts, pascal_part, voc_boxes
+from nmfcore.datasets import PHOTOGRAPHS
 
 XML = ("<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}</annotation>")
 OBJECT = ("<object><name>{name}</name><truncated>{truncated}</truncated><difficult>{difficult}</difficult><bndbox>"
@@ -217,3 +218,26 @@ def test_landmarks_of_another_size_or_missing_are_named(data, monkeypatch):
     (data / "monuments" / "arch" / "0.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"0\.jpg is not there"):
         landmark_queries()
+
+
+@pytest.mark.parametrize("name", ["cup", "flower", "temple", "motorcycle"])
+def test_crops_of_an_embedded_photograph_and_their_masks_are_cut_alike(name):
+    found, (first, second) = crops(name), CROPS[:2]
+    whole = torch.from_numpy(PHOTOGRAPHS[name]().copy()).permute(2, 0, 1) / 255
+    H, W = whole.shape[1:]
+    assert first == (0, 0, 1) and torch.equal(found.pictures[0], whole) and second == (0, 0, 0.8)
+    for all_of, cut in ((whole, found.pictures[1]), (found[0], found[1])):
+        assert torch.equal(cut, all_of[:, :int(0.8 * H), :int(0.8 * W)].flip(2))  # every other one is mirrored
+    assert found.sizes == tuple(tuple(mask.shape[1:]) for mask in found) and len(found) == len(CROPS)
+    for mask, ((x_min, y_min, x_max, y_max),) in zip(found, found.boxes, strict=True):
+        inside = mask.any(0)[y_min:y_max + 1, x_min:x_max + 1]
+        assert inside.any(0)[[0, -1]].all() and inside.any(1)[[0, -1]].all() and inside.sum() > 0.9 * mask.any(0).sum()
+    assert all(min(image.shape[1:]) == 64 and image.min() >= 0 for image in found.images(64))
+    assert torch.equal(found.images(64, lambda picture: 2 * picture)[0], 2 * found.images(64)[0])
+
+
+def test_crops_without_outlines_have_no_boxes():
+    found = crops("cat")
+    assert found.names == () and found[0].shape[0] == 0 and set(found.boxes) == {()}
+    with pytest.raises(ValueError, match="no embedded photograph 'dog'; there are cat"):
+        crops("dog")

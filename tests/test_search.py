@@ -1,7 +1,7 @@
 """Searching a folder of photographs: an index that grows, resumes and refuses what does not fit."""
 
-import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,9 @@ from PIL import Image
 from nmfcore import networks
 from nmfcore.retrieval import Index
 
-spec = importlib.util.spec_from_file_location("search_tool", Path(__file__).resolve().parent.parent / "tools/search.py")
-search = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(search)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import search
 
 
 @pytest.fixture(autouse=True)

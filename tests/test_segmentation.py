@@ -22,6 +22,7 @@ from nmfcore.segmentation import (
     corloc,
     iou,
     merge,
+    multi_scale,
     mutual_best,
     one_shot,
     single_maps,
@@ -328,3 +329,15 @@ def test_corloc_is_the_share_of_images_with_a_hit():
     assert corloc(found, truth) == pytest.approx(2 / 5)
     with pytest.raises(ValueError, match="1 boxes for 2 images"):
         corloc(found[:1], truth[:2])
+
+
+def test_two_sizes_count_alike_whatever_their_scale():
+    generator = torch.Generator().manual_seed(0)
+    small, large = ([torch.rand(2, scale * h, scale * w, generator=generator) for h, w in ((3, 5), (4, 4))]
+                    for scale in (1, 2))
+    found = multi_scale([1000 * each for each in small], large)
+    flat = [torch.cat([each.flatten() for each in maps]).mean() for maps in (small, large)]
+    for both, coarse, fine in zip(found, small, large, strict=True):
+        enlarged = interpolate(coarse[None], size=fine.shape[1:], mode="bilinear", align_corners=False)[0]
+        assert torch.allclose(both, enlarged / flat[0] + fine / flat[1], atol=1e-5)
+    assert all(torch.isfinite(each).all() for each in multi_scale([0 * each for each in small], large))

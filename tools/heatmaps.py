@@ -5,20 +5,15 @@ and needs neither a network nor this repository. No photograph leaves the machin
 """
 
 import argparse
-import sys
 import tempfile
-import time
-import warnings
 from pathlib import Path
 
-import torch
-from tqdm.auto import tqdm
+import photographs_page
 
-from nmfcore import contact_sheet, networks
+from nmfcore import networks
 from nmfcore.heatmaps import factorize, stored_maps
 from nmfcore.photographs import Photographs
 from nmfcore.plots import COLORS
-from nmfcore.segmentation import binarize
 
 OUTPUT = Path(__file__).resolve().parent.parent / "_build" / "heatmaps"
 SIDE = 224  # pixels of a photograph's shorter side, as the networks were trained
@@ -32,9 +27,7 @@ def make(folder, K, *, seed=0, device="cpu", output=OUTPUT):
     if not 1 <= K <= len(COLORS):
         raise ValueError(f"K={K} factors: take 1 to {len(COLORS)}, as there is one colour for each")
     model, preprocess = networks.first_available(["vgg19", "student"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    with photographs_page.warnings_printed():
         photographs = Photographs(folder, side=SIDE, preprocess=preprocess)
     name = Path(folder).resolve().name or "photographs"
     output.mkdir(parents=True, exist_ok=True)
@@ -42,20 +35,16 @@ def make(folder, K, *, seed=0, device="cpu", output=OUTPUT):
         features = stored_maps(model.to(device), photographs, Path(scratch, "maps"), layer=preprocess.layer,
                                progress=True)
         found = factorize(features, K, seed=seed)
-    # Masks are shown at half the size: those of thousands of photographs still fit in memory.
-    masks = binarize(found.maps, [(h // 2, w // 2) for h, w in photographs.sizes])
-    entries = (contact_sheet.entry(path.name, photographs.rgb(i), found.maps[i].cpu(), masks[i].cpu())
-               for i, path in enumerate(tqdm(photographs.paths, unit="image", desc="writing")))
     error = 100 * float(found.factors.error)
     about = [f"{len(photographs)} photograph{'s' * (len(photographs) > 1)} of the folder {name}, factorized together, "
              f"K = {K}, seed {seed}, relative error {error:.0f} %. Network: {preprocess.source}, layer "
              f"{preprocess.layer}.",
              "A colour is a factor, the same in all photographs. Beside each overlay: where the factor exceeds a fixed "
              "multiple of its mean over the set."]
-    if photographs.left_out:
-        about.append(f"Left out, as they cannot be read: {', '.join(path.name for path in photographs.left_out)}.")
     file = output / f"{name}_K{K}.html"
-    contact_sheet.write(file, entries, title=f"Heatmaps of {name}, K = {K}", about=about)
+    photographs_page.write(file, photographs, found, [path.name for path in photographs.paths],
+                           title=f"Heatmaps of {name}, K = {K}", about=about,
+                           left_out=[path.name for path in photographs.left_out])
     return file, len(photographs)
 
 
@@ -64,16 +53,7 @@ def main(arguments=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("K", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", type=torch.device)
-    given = parser.parse_args(arguments)
-    start = time.perf_counter()
-    try:
-        file, count = make(given.folder, given.K, seed=given.seed, device=given.device)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    seconds = time.perf_counter() - start
-    print(f"{count} photographs in {seconds:.0f} s: {file}")
+    photographs_page.run(parser, make, arguments)
 
 
 if __name__ == "__main__":

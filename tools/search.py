@@ -7,18 +7,15 @@ means the same in all of them. No photograph leaves the machine, and the folder 
 
 import argparse
 import sys
-import time
-import warnings
 from pathlib import Path
 
-import torch
+import photographs_page
 from tqdm.auto import tqdm
 
-from nmfcore import contact_sheet, networks
+from nmfcore import networks
 from nmfcore.heatmaps import factorize, feature_maps
 from nmfcore.photographs import Photographs
 from nmfcore.retrieval import Index, describe, pooled
-from nmfcore.segmentation import binarize
 
 OUTPUT = Path(__file__).resolve().parent.parent / "_build" / "search"
 METHOD, RANK, SIDE = "nmf_v", 4, 224
@@ -35,14 +32,16 @@ def index_of(folder, network, where, *, seed=0):
     try:
         index = Index.load(where)
         index.check(about)
-        kept = [i for i, name in enumerate(index.names) if name in set(names)]
+        there = set(names)
+        kept = [i for i, name in enumerate(index.names) if name in there]
         index = Index(index.descriptors[kept], [index.names[i] for i in kept], about)
     except FileNotFoundError:
         index = None
     except ValueError as error:
         print(f"warning: {error}; it is built anew", file=sys.stderr)
         index = None
-    new = [i for i, name in enumerate(names) if index is None or name not in set(index.names)]
+    known = set(index.names) if index else set()
+    new = [i for i, name in enumerate(names) if name not in known]
     for start in tqdm(range(0, len(new), AT_ONCE), desc="describing", disable=not new):
         part = new[start:start + AT_ONCE]
         maps = list(feature_maps(model, [photographs[i] for i in part], layer=preprocess.layer, batch_size=4))
@@ -67,9 +66,7 @@ def make(folder, query, *, top=12, seed=0, device="cpu", output=OUTPUT):
     model, preprocess = networks.first_available(["vgg19", "student"])
     model = model.to(device)
     name = Path(folder).resolve().name or "photographs"
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    with photographs_page.warnings_printed():
         index = index_of(folder, (model, preprocess), output / f"{name}.index", seed=seed)
         asked = Photographs([query], side=SIDE, preprocess=preprocess)
     vector = pooled(describe(list(feature_maps(model, asked, layer=preprocess.layer)), METHOD, rank=RANK, seed=seed))
@@ -77,17 +74,14 @@ def make(folder, query, *, top=12, seed=0, device="cpu", output=OUTPUT):
     matches = [index.names[i] for i in places[0]]
     shown = Photographs([Path(query), *(Path(folder) / match for match in matches)], side=SIDE, preprocess=preprocess)
     found = factorize(feature_maps(model, shown, layer=preprocess.layer, batch_size=4), RANK, seed=seed)
-    masks = binarize(found.maps, [(h // 2, w // 2) for h, w in shown.sizes])
     titles = [f"Query: {Path(query).name}", *(f"{rank}. {match}, cosine {score:.2f}" for rank, (match, score) in
                                               enumerate(zip(matches, scores[0].tolist(), strict=True), start=1))]
     about = [f"The {len(matches)} of {len(index.names)} photographs of the folder {name} that are most like the query, "
              f"by the rows of V of each at K = {RANK}. Network: {preprocess.source}, layer {preprocess.layer}.",
              "Query and matches were then factorized together: a colour is a factor, the same in all of them."]
-    if index.left_out:
-        about.append(f"Left out, as they cannot be read: {', '.join(index.left_out)}.")
     file = output / f"{name}_{Path(query).stem}.html"
-    contact_sheet.write(file, (contact_sheet.entry(title, shown.rgb(i), found.maps[i].cpu(), masks[i].cpu())
-                               for i, title in enumerate(titles)), title=f"{Path(query).name} in {name}", about=about)
+    photographs_page.write(file, shown, found, titles, title=f"{Path(query).name} in {name}", about=about,
+                           left_out=index.left_out)
     return file, len(index.names)
 
 
@@ -97,15 +91,7 @@ def main(arguments=None):
     parser.add_argument("folder")
     parser.add_argument("query")
     parser.add_argument("top", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", type=torch.device)
-    given = parser.parse_args(arguments)
-    start = time.perf_counter()
-    try:
-        file, count = make(given.folder, given.query, top=given.top, seed=given.seed, device=given.device)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print(f"{count} photographs searched in {time.perf_counter() - start:.0f} s: {file}")
+    photographs_page.run(parser, make, arguments)
 
 
 if __name__ == "__main__":
