@@ -158,14 +158,14 @@ def test_page_in_the_browser(view, page):
 
 def slides(box):
     """A slider shows one frame at a time and obeys the keyboard."""
-    slider = box.locator("input[type=range]").first
-    seen = []
-    for key in ("Home", "ArrowRight", "End"):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    slider, figures = box.locator("input[type=range]").first, box.locator("figure")
+    last = figures.count() - 1
+    for key, place in (("Home", 0), ("ArrowRight", 1), ("End", last)):
         slider.press(key)
-        shown = [index for index, frame in enumerate(box.locator("figure").all()) if frame.is_visible()]
-        assert len(shown) == 1, f"{len(shown)} frames are visible after {key}"
-        seen += shown
-    assert seen[0] == 0 and seen[1] == 1 and seen[2] == box.locator("figure").count() - 1
+        expect(figures.nth(place)).to_be_visible()  # waits: under load a browser answers a key late
+        shown = [index for index, frame in enumerate(figures.all()) if frame.is_visible()]
+        assert shown == [place], f"frames {shown} are visible after {key}"
 
 
 def test_first_screen(view):
