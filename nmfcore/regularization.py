@@ -1,0 +1,123 @@
+"""NMF as noise: a layer that pulls activations towards their own low-rank approximation while a network is trained.
+
+The thesis proposes it as future work (section 6.2), as a relative of dropout: what a few non-negative factors explain
+stays, and what they leave is shaken.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from .activations import to_maps, to_matrix
+from .nmf import _sweep
+
+
+class NMFPerturbation(nn.Module):
+    """Ã + r (A − Ã) in training mode, where Ã ≈ A is non-negative of rank K; the identity in evaluation mode.
+
+        nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), NMFPerturbation(8))
+
+    Each sample of a batch has its own r, drawn uniformly from [1 − strength, 1]. The batch (n, C, H, W), (n, C, L) or
+    (n, C) is one matrix A with a row for each position, and Ã = U V. V is a buffer that follows the network: each
+    step starts from the last one's, so that a few sweeps suffice. It is not part of the state dict.
+
+    Args:
+        rank: K, from 1 to C.
+        strength: from 0, nothing, to 1: r reaches 0, where Ã alone is passed on.
+        every: of the batches seen in training mode, perturb the first and each so-manieth after it.
+        gradient: "identity" treats Ã − A as noise that does not depend on A, as dropout's mask does not.
+            "implicit" passes the derivative of `project`, with V as it is.
+        sweeps: HALS sweeps for U, after which V gets one.
+
+    Raises ValueError for arguments out of range, and in the forward pass for negative activations: put it after a ReLU.
+    """
+
+    dictionary: Tensor  # (K, C), the rows of V; none before the first batch
+
+    def __init__(self, rank: int, *, strength: float = 1.0, every: int = 1, gradient: str = "identity",
+                 sweeps: int = 3):
+        super().__init__()
+        if rank < 1 or every < 1 or sweeps < 1 or not 0 <= strength <= 1:
+            raise ValueError(f"rank={rank}, every={every} and sweeps={sweeps} are counts from 1 on, strength="
+                             f"{strength} lies between 0 and 1")
+        if gradient not in ("identity", "implicit"):
+            raise ValueError(f"gradient={gradient!r} is not 'identity' or 'implicit'")
+        self.rank, self.strength, self.every, self.gradient, self.sweeps = rank, strength, every, gradient, sweeps
+        self.seen = 0
+        self.register_buffer("dictionary", torch.empty(0, 0), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.rank}, strength={self.strength}, every={self.every}, gradient={self.gradient!r}"
+
+    def forward(self, activations: Tensor) -> Tensor:
+        if not self.training:
+            return activations
+        self.seen += 1
+        if (self.seen - 1) % self.every or not self.strength:
+            return activations
+        A = to_matrix(activations)
+        if self.rank > A.shape[1]:
+            raise ValueError(f"rank={self.rank} exceeds the {A.shape[1]} channels of this layer")
+        if (A < 0).any():
+            raise ValueError(f"activations as low as {float(A.min()):.3g}: put NMFPerturbation after a ReLU")
+        self._follow(A.detach())
+        approximation = project(A, self.dictionary, sweeps=self.sweeps)
+        if self.gradient == "identity":
+            approximation = A + (approximation - A).detach()
+            residual = (A - approximation).detach()
+        else:
+            residual = A - approximation
+        shape = [len(activations)] + [1] * (activations.dim() - 1)
+        r = 1 - self.strength * torch.rand(shape, device=A.device, dtype=A.dtype)
+        return to_maps(approximation, activations.shape) + r * to_maps(residual, activations.shape)
+
+    @torch.no_grad()
+    def _follow(self, A):
+        """One step of HALS for V, from where it was; rows that have died begin anew at rows of A."""
+        V = self.dictionary.to(A)
+        if V.shape != (self.rank, A.shape[1]):
+            V = A.new_zeros(self.rank, A.shape[1])
+        dead = V.norm(dim=1) == 0
+        if dead.any():
+            V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
+        U = _coefficients(A, normalize(V, dim=1), self.sweeps)
+        V = _sweep(normalize(V, dim=1)[None], (U @ U.mT)[None], (U @ A)[None], 1)[0]
+        self.dictionary = normalize(V, dim=1)
+
+
+def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:
+    """(N, M) U V, the points closest to the rows of A (N, M) in the cone of the rows of V (K, M), by HALS.
+
+    Differentiable in A, V is taken as constant. Where U > 0 on the same set S of factors nearby, the closest point is a
+    linear projection onto the span of V_S, and its own derivative; that is what the backward pass applies. It is exact
+    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach.
+    """
+    return _Project.apply(A, V.detach(), sweeps)
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(context, A, V, sweeps):
+        U = _coefficients(A, V, sweeps)
+        context.save_for_backward(U > 0, V)
+        return U.mT @ V
+
+    @staticmethod
+    def backward(context, gradient):
+        active, V = context.saved_tensors
+        return _onto_span(gradient, V, active.mT.to(V.dtype)), None, None
+
+
+def _coefficients(A, V, sweeps):
+    """(K, N) U ≥ 0 of min ‖A − Uᵀ V‖, V fixed."""
+    G, C = V @ V.mT, V @ A.mT
+    start = C.clamp(min=0) / G.sum(1, keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
+    return _sweep(start[None], G[None], C[None], sweeps)[0]
+
+
+def _onto_span(X, V, active):
+    """(N, M) the rows of X (N, M), each projected onto the span of the rows of V that `active` (N, K) marks with 1."""
+    G = V @ V.mT
+    own = G * active[:, :, None] * active[:, None, :] + torch.diag_embed(1 - active)
+    own = own + 1e-6 * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype, device=G.device)  # equal rows of V
+    return (torch.linalg.solve(own, (X @ V.mT * active)[..., None])[..., 0] * active) @ V
