@@ -1,0 +1,58 @@
+"""NMF of a stream: rows arrive in chunks, such as the frames of a video, and are forgotten once they are factorized."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .nmf import _sweep, nmf
+from .regularization import _coefficients
+
+
+class StreamingNMF:
+    """A_t ≈ U_t V_t for one chunk after the other, with V ≥ 0 that is carried along.
+
+        stream = StreamingNMF(4)
+        for maps in frames:
+            U = stream.update(to_matrix(maps[None]))
+
+    Of what has passed only V (K, M) and two sums are kept, Σ γ^(t−s) U_sᵀ U_s (K, K) and Σ γ^(t−s) U_sᵀ A_s (K, M). The
+    new chunk's U and V then take turns, V against these sums (online dictionary learning, Mairal et al. 2010, with
+    forgetting). The memory does not grow with the number of chunks.
+
+    Args:
+        rank: K.
+        forget: γ in (0, 1]: the weight of a chunk falls by this factor with each later one. 1 forgets nothing.
+        turns: of U and V for each chunk.
+        sweeps: of HALS in each turn.
+        seed: of the first chunk's factorization, by `nmf`, from which V starts.
+
+    Raises ValueError for arguments out of range, and as `nmf` for a chunk that has no such factorization.
+    """
+
+    def __init__(self, rank: int, *, forget: float = 0.9, turns: int = 5, sweeps: int = 10, seed: int = 0):
+        if not 0 < forget <= 1 or turns < 1 or sweeps < 1:
+            raise ValueError(f"forget={forget} must be above 0 and at most 1, turns={turns} and sweeps={sweeps} at "
+                             "least 1")
+        self.rank, self.forget, self.turns, self.sweeps, self.seed = rank, forget, turns, sweeps, seed
+        self.V: Tensor | None = None  # (K, M), rows of unit length
+
+    @torch.no_grad()
+    def update(self, A: Tensor) -> Tensor:
+        """U (N, K) ≥ 0 of a chunk A (N, M) ≥ 0; V then takes the chunk into account. N may differ between chunks."""
+        if self.V is None:
+            self.V = nmf(A, self.rank, seed=self.seed).V
+            self._gram, self._product = A.new_zeros(self.rank, self.rank), A.new_zeros(self.rank, A.shape[1])
+        if A.dim() != 2 or A.shape[1] != self.V.shape[1] or not torch.isfinite(A).all() or (A < 0).any():
+            raise ValueError(f"a chunk of shape {tuple(A.shape)} must be (N, {self.V.shape[1]}), finite and "
+                             "non-negative")
+        past, wanted = self.forget * self._gram, self.forget * self._product
+        for _ in range(self.turns):
+            U = _coefficients(A, self.V, self.sweeps)
+            self._gram, self._product = past + U @ U.mT, wanted + U @ A
+            V = _sweep(self.V[None], self._gram[None], self._product[None], self.sweeps)[0]
+            length = V.norm(dim=1, keepdim=True)
+            self.V = torch.where(length > 0, normalize(V, dim=1), self.V)  # a factor that nothing shows stays
+            scale = torch.where(length > 0, length, 1)  # what V loses in length, U gains, in the past too
+            past, wanted = past * scale * scale.mT, wanted * scale
+            self._gram, self._product = self._gram * scale * scale.mT, self._product * scale
+        return _coefficients(A, self.V, self.sweeps).mT
