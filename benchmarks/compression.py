@@ -20,6 +20,7 @@ that other work on the machine counts little. Errors are measured outside the ti
 import argparse
 import importlib
 import importlib.util
+import os
 import time
 import warnings
 from contextlib import contextmanager
@@ -155,7 +156,7 @@ def main():
     options = parser.parse_args()
     options.threads, options.device = 1, "cpu"
     warnings.simplefilter("ignore", ConvergenceWarning)  # the steps are meant to run out
-    origin = records.provenance("cpu") | {"threads": 1}
+    origin = records.provenance("cpu") | {"threads": 1, "load": [round(value, 1) for value in os.getloadavg()]}
     print(f"1 thread of {origin['cores']}, {origin['processor']}, load {origin['load']}")
     with threadpool_limits(1):
         about, values = race(options, QUICK if options.quick else FULL)

@@ -22,6 +22,7 @@ asserted.
 """
 
 import argparse
+import os
 import time
 
 import numpy as np
@@ -157,7 +158,7 @@ def main():
     add("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     add("--record", action="store_true", help="keep what is measured in data/records/rank_benchmark.json")
     options = parser.parse_args()
-    origin = records.provenance("cpu") | {"threads": 1}
+    origin = records.provenance("cpu") | {"threads": 1, "load": [round(value, 1) for value in os.getloadavg()]}
     old = records.load("rank_benchmark")
     values = {"seconds": options.seconds, "supports": options.supports, "rectangles": RECTANGLES, "density": DENSITY}
     if old and all(old.values.get(key) == value for key, value in values.items()):

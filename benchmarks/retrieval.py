@@ -11,6 +11,7 @@ take. Nothing is asserted.
 """
 
 import argparse
+import os
 import time
 
 import numpy as np
@@ -81,7 +82,7 @@ def main():
     parser.add_argument("--record", action="store_true", help="keep what is measured in data/records/")
     options = parser.parse_args()
     setup = QUICK if options.quick else FULL
-    origin = records.provenance("cpu")
+    origin = records.provenance("cpu") | {"load": [round(value, 1) for value in os.getloadavg()]}
     print(f"{origin['threads']} threads of {origin['cores']}, {origin['processor']}, load {origin['load']}")
     ratios, source = descriptors(setup)
     print(f"{setup['images']} photographs of {setup['side']} pixels, {source}: with descriptors, the forward takes")

@@ -153,7 +153,7 @@ def load(chapter: str, folder: str | Path = DATA / "records") -> Record | None:
 
 
 def provenance(device: str = "cpu") -> dict:
-    """Package versions, the machine, how busy it is, and a hash of this package's source: what a number or a duration
+    """Package versions, the machine, and a hash of this package's source: what a number or a duration
     depends on besides its data."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -164,9 +164,8 @@ def provenance(device: str = "cpu") -> dict:
     name = torch.cuda.get_device_name(device) if str(device).startswith("cuda") else f"CPU, {platform.machine()}"
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
     models = [line.split(":")[1].strip() for line in cpu if line.startswith("model name")]
-    load = [round(value, 1) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []  # not on Windows
     return {"versions": versions, "device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-            "processor": models[0] if models else platform.processor(), "load": load, "source": source_hash()}
+            "processor": models[0] if models else platform.processor(), "source": source_hash()}
 
 
 def source_hash() -> str:
