@@ -1,7 +1,9 @@
 """NMF of a stream: as good as one of everything where nothing changes, and of bounded size."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 
 from nmfcore import nmf
 from nmfcore.streaming import StreamingNMF
@@ -68,3 +70,27 @@ def test_bad_input(generator):
     for bad in (torch.rand(10, 5), -torch.rand(10, 6), torch.full((3, 6), float("nan")), torch.rand(6)):
         with pytest.raises(ValueError, match="must be"):
             stream.update(bad)
+
+
+def test_the_sums_are_those_of_all_chunks_with_their_weights(generator):
+    """A reference that keeps everything and adds it up anew at every turn."""
+    chunks = [torch.rand(30, 8, generator=generator, dtype=torch.float64) for _ in range(4)]
+    forget, stream, kept = 0.6, StreamingNMF(3, forget=0.6, turns=2, sweeps=200), []
+    V = nmf(chunks[0], 3, seed=0).V
+    for t, A in enumerate(chunks):
+        found = stream.update(A)
+        for _ in range(2):
+            U = nonnegative(A, V)
+            kept[t:] = [(U, A)]
+            weights = [forget ** (t - s) for s in range(t + 1)]
+            rows = torch.cat([w ** 0.5 * U for w, (U, _) in zip(weights, kept, strict=True)])
+            targets = torch.cat([w ** 0.5 * A for w, (_, A) in zip(weights, kept, strict=True)])
+            V = nonnegative(targets.T, rows.T).T
+            length = V.norm(dim=1)
+            V, kept = V / length[:, None], [(U * length, A) for U, A in kept]
+        assert torch.allclose(stream.V, V, atol=1e-6) and torch.allclose(found, nonnegative(A, V), atol=1e-6)
+
+
+def nonnegative(A, V):
+    """U ≥ 0 of min ‖A − U V‖, by scipy."""
+    return torch.from_numpy(np.stack([nnls(V.T.numpy(), row.numpy())[0] for row in A]))
