@@ -386,3 +386,15 @@ def test_the_official_oxford_queries():
         best = [*query.positives, *query.junk, "another"]
         assert average_precision(best, query.positives, query.junk) == 1
         assert average_precision(["another", *best], query.positives, query.junk) < 1
+
+
+def test_rmac_overlap_on_a_long_map():
+    assert len(rmac_regions(10, 30)) == 4 + 2 * 5 + 3 * 6  # neighbours at the coarsest level overlap by a third
+
+
+def test_a_factor_with_three_fifths_of_its_heatmap_in_the_box_is_left_out_of_the_query():
+    features = torch.zeros(2, 4, 5)
+    features[0, 0] = 1  # three of five positions in the box
+    features[1, 2, :3] = 1  # all of them
+    rows, = describe([features], "nmf_v", rank=2, boxes=[(0, 0, 29, 39)], sizes=[(40, 50)])
+    assert len(rows) == 1 and rows[0].argmax() == 1

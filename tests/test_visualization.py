@@ -93,3 +93,10 @@ def test_responses_are_cosines():
 def test_bad_input_is_named(directions, options, message):
     with pytest.raises(ValueError, match=message):
         visualize(colours(), directions, **{"layer": "1", "preprocess": identity, "side": 32, "steps": 1, **options})
+
+
+def test_dropout_is_off_while_a_picture_is_made():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(0.5))
+    options = dict(layer="2", preprocess=lambda x: x, side=32, steps=3)
+    training = visualize(model.train(), torch.eye(4)[:1], **options)
+    assert torch.equal(training, visualize(model.eval(), torch.eye(4)[:1], **options))
