@@ -39,11 +39,12 @@ def to_maps(matrix: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def capture(model: nn.Module, layers: str | Iterable[str], inputs: Tensor, *,
-            batch_size: int | None = None) -> dict[str, Tensor]:
+            batch_size: int | None = None, gradient: bool = False) -> dict[str, Tensor]:
     """Outputs of the named layers for a batch of inputs: dict layer -> tensor, on the inputs' device.
 
-    The forward pass stops after the last of them; no gradient is kept. `batch_size` splits the inputs. A module that
-    runs several times, as the ReLUs in torchvision's ResNets do, gives its first output. Raises ValueError for a name
+    The forward pass stops after the last of them. With `gradient`, what is returned can be differentiated with
+    respect to the inputs; otherwise no gradient is kept. `batch_size` splits the inputs. A module that runs several
+    times, as the ReLUs in torchvision's ResNets do, gives its first output. Raises ValueError for a name
     the model does not have, a layer the forward pass never reaches or one whose output is not a tensor.
     """
     layers = [layers] if isinstance(layers, str) else list(layers)
@@ -54,7 +55,7 @@ def capture(model: nn.Module, layers: str | Iterable[str], inputs: Tensor, *,
             if not isinstance(output, torch.Tensor):
                 raise ValueError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
             if name not in found:
-                found[name] = output.detach().clone()  # the next layer may work in place
+                found[name] = (output if gradient else output.detach()).clone()  # the next layer may work in place
             if len(found) == len(layers):
                 raise _Captured
         return hook
@@ -63,7 +64,7 @@ def capture(model: nn.Module, layers: str | Iterable[str], inputs: Tensor, *,
     handles = [module.register_forward_hook(keep(name)) for name, module in zip(layers, modules, strict=True)]
     parts = []
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradient):
             for chunk in inputs.split(batch_size or len(inputs)):
                 found.clear()
                 try:

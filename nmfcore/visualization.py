@@ -68,7 +68,7 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: str, preprocess: C
             for _ in range(steps):
                 seen.clear()
                 try:
-                    model(preprocess(move(_image(spectrum, side))))
+                    model(preprocess(move(from_spectrum(spectrum, side))))
                 except _Captured:
                     pass
                 _check(seen, layer, wanted)
@@ -80,7 +80,7 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: str, preprocess: C
                 optimizer.step()
     finally:
         handle.remove()
-    return _image(spectrum.detach(), side)
+    return from_spectrum(spectrum.detach(), side)
 
 
 def responses(model: nn.Module, images: Tensor, directions: Tensor, *, layer: str) -> Tensor:
@@ -94,6 +94,29 @@ def responses(model: nn.Module, images: Tensor, directions: Tensor, *, layer: st
     wanted = _unit(directions).to(maps.device)
     _check([maps], layer, wanted[:, :, None, None])
     return torch.einsum("mchw,nc->mnhw", normalize(maps, dim=1), wanted).mean((2, 3))
+
+
+def from_spectrum(spectrum: Tensor, side: int) -> Tensor:
+    """Images (n, 3, side, side) in [0, 1] from Fourier coefficients (n, 3, side, side // 2 + 1, 2).
+
+    The coefficients are divided by their frequency, as those of photographs fall off, so that a step of Adam changes
+    large forms and small ones alike; the colours are uncorrelated (see `COLOR`).
+    """
+    scaled = torch.view_as_complex(spectrum) * _scale(side).to(spectrum.device)
+    plain = torch.fft.irfft2(scaled, s=(side, side)) / 4
+    return torch.einsum("dc,nchw->ndhw", torch.tensor(COLOR, device=spectrum.device), plain).sigmoid()
+
+
+def to_spectrum(images: Tensor) -> Tensor:
+    """The coefficients from which `from_spectrum` makes images (n, 3, side, side), to start an optimization there.
+
+    Values are kept 1/512 away from 0 and 1, which no finite coefficients give. Raises ValueError for other shapes.
+    """
+    if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"images must be square, (n, 3, side, side), got {tuple(images.shape)}")
+    color = torch.linalg.inv(torch.tensor(COLOR, dtype=torch.float64)).float().to(images.device)
+    plain = torch.einsum("dc,nchw->ndhw", color, images.logit(1 / 512))
+    return torch.view_as_real(4 * torch.fft.rfft2(plain) / _scale(images.shape[-1]).to(images.device))
 
 
 def _unit(directions):
@@ -114,9 +137,6 @@ def _check(seen, layer, wanted):
         raise ValueError(f"directions of {wanted.shape[1]} channels do not fit the {seen[0].shape[1]} of {layer!r}")
 
 
-def _image(spectrum, side):
-    """(n, 3, side, side) in [0, 1], from Fourier coefficients that are divided by their frequency."""
-    frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)).clamp(min=1 / side)
-    scaled = torch.view_as_complex(spectrum) * (side / frequency).to(spectrum.device)
-    plain = torch.fft.irfft2(scaled, s=(side, side)) / 4
-    return torch.einsum("dc,nchw->ndhw", torch.tensor(COLOR, device=spectrum.device), plain).sigmoid()
+def _scale(side):
+    """(side, side // 2 + 1): how large the coefficients of photographs are at each frequency."""
+    return side / torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)).clamp(min=1 / side)

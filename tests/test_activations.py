@@ -307,3 +307,13 @@ def test_zeros_come_back_and_other_modes_are_left_alone():
         assert modes() == ["reflect", "circular", "zeros", "reflect"]
         raise KeyError
     assert modes() == before == ["zeros", "circular", "zeros", "zeros"]
+
+
+def test_captured_outputs_carry_gradients_when_asked():
+    model, inputs = small(), images().requires_grad_()
+    plain = capture(model, ["2", "4"], inputs)
+    found = capture(model, ["2", "4"], inputs, gradient=True)
+    assert all(torch.equal(found[name], plain[name]) and not plain[name].requires_grad for name in plain)
+    slope, = torch.autograd.grad(found["2"].square().sum() + found["4"].sum(), inputs)
+    by_hand, = torch.autograd.grad(model[:3](inputs).square().sum() + model[:5](inputs).sum(), inputs)
+    assert torch.allclose(slope, by_hand, atol=1e-6) and slope.abs().sum() > 0 and not hooks(model)

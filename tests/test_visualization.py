@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from nmfcore.visualization import COLOR, responses, visualize
+from nmfcore.visualization import COLOR, from_spectrum, responses, to_spectrum, visualize
 
 
 def identity(images):
@@ -100,3 +100,14 @@ def test_dropout_is_off_while_a_picture_is_made():
     options = dict(layer="2", preprocess=lambda x: x, side=32, steps=3)
     training = visualize(model.train(), torch.eye(4)[:1], **options)
     assert torch.equal(training, visualize(model.eval(), torch.eye(4)[:1], **options))
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_a_photograph_comes_back_from_its_spectrum(side):
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    spectrum = to_spectrum(images)
+    assert spectrum.shape == (2, 3, side, side // 2 + 1, 2)
+    assert torch.allclose(from_spectrum(spectrum, side), images.clamp(1 / 512, 1 - 1 / 512), atol=1e-4)
+    assert torch.isfinite(to_spectrum(torch.zeros(1, 3, side, side))).all()
+    with pytest.raises(ValueError, match="square"):
+        to_spectrum(torch.rand(1, 3, side, side + 1))
