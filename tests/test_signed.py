@@ -65,5 +65,5 @@ def test_a_signed_layer_can_be_compressed():
     inputs, labels = signed(20, 6).float(), torch.arange(20) % 3
     curve = accuracy_curve(model, "0.1", inputs, labels, ranks=[1, 2])
     assert curve.width == 8 and curve.accuracy[0, -1] == curve.baseline[0]
-    with pytest.raises(ValueError, match="0.0"):
+    with pytest.raises(ValueError, match=r"0\.0"):
         accuracy_curve(model, "0.0", inputs, labels, ranks=[1])
