@@ -120,3 +120,11 @@ def test_a_typed_number_is_found(text):
 ])
 def test_what_is_no_measurement_passes(text):
     assert typed_numbers(text) == []
+
+
+def test_every_reference_is_cited():
+    """A missing one is a warning of the site's build, and those are errors."""
+    text = "".join(path.read_text(encoding="utf-8") for path in BOOK.glob("*.md"))
+    cited = {key.strip() for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]*)`", text) for key in keys.split(",")}
+    entries = re.findall(r"(?m)^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(encoding="utf-8"))
+    assert len(entries) == len(set(entries)) and set(entries) - cited == set()
