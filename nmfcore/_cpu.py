@@ -156,25 +156,6 @@ def transpose(typing, source, i, j, target, k, l):
     return types.none(source, types.intp, types.intp, target, types.intp, types.intp), generate
 
 
-@intrinsic
-def pack(typing, A, index, values, indices, p):
-    """Put what is not zero of the 16 values of A from `index` on, and its columns, at p; returns how many they are."""
-    def generate(context, builder, signature, args):
-        row, column = cgutils.unpack_tuple(builder, args[1])
-        values = _read(builder, _pointer(context, builder, A, args[0], (row, column)))
-        mask = builder.fcmp_unordered("!=", values, ir.Constant(values.type, None))
-        first = _splat(builder, builder.trunc(column, ir.IntType(32)))
-        columns = builder.add(first, ir.Constant(first.type, list(range(LANES))))
-        for name, vector in ((2, values), (3, columns)):
-            pointer = _pointer(context, builder, signature.args[name], args[name], (args[4],))
-            kind = ir.FunctionType(ir.VoidType(), (vector.type, pointer.type, mask.type))
-            suffix = {"i32": "i32", "float": "f32", "double": "f64"}[str(vector.type.element)]
-            store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.compressstore.v16{suffix}")
-            builder.call(store, (vector, pointer, mask))
-        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(LANES))), _INT)
-    return types.int64(A, types.UniTuple(types.intp, 2), values, indices, types.intp), generate
-
-
 def _by_width(generate):
     """An intrinsic for one row of a CSR matrix and up to 128 columns of a factor, from b on, which stay in registers.
 
@@ -430,23 +411,28 @@ def couple(gram, G, inverse):
 def compress(A, bits, indptr, indices, values, columns):
     """Fill the CSR form of A (N, M), unless it needs more than the space there is less M: then indptr[-1] = −1.
 
-    indptr (N' + 1,), N' ≥ N; columns (M,) gets sums. `bits` is A seen as unsigned integers of the same size; returns
-    the largest of them: that of the largest entry, or one that is not below infinity's if an entry is negative,
-    infinite or not a number (or −0).
+    indptr (N' + 1,), N' ≥ N; columns (M,), zeros, gets 1 where a column is not zero. `bits` is A seen as unsigned
+    integers of the same size; returns the largest of them: that of the largest entry, or one that is not below
+    infinity's if an entry is negative, infinite or not a number (or −0).
     """
     N, M = A.shape
-    largest, one, p, fits = bits[0, 0], A.dtype.type(1), 0, True
+    largest, p, fits = bits[0, 0], 0, True
     indptr[0] = 0
     for i in range(N):
         fits = fits and p + M <= len(values)
         if fits:
-            for b in range(0, M - LANES + 1, LANES):
-                p += pack(A, (i, b), values, indices, p)
-                store(columns, (b,), muladd(one, load(A, (i, b)), load(columns, (b,))))
-            for m in range(M - M % LANES, M):
-                columns[m] += A[i, m]
+            for b in range(0, M - 4 * LANES + 1, 4 * LANES):
+                # AVX-512 can pack what is not zero at once, but some processors take a hundred cycles for it.
+                there = nonzeros(load(A, (i, b))) | nonzeros(load(A, (i, b + LANES))) << LANES
+                there |= (nonzeros(load(A, (i, b + 2 * LANES))) | nonzeros(load(A, (i, b + 3 * LANES))) << LANES) << 32
+                while there:
+                    m = b + lowest_bit(there)
+                    indices[p], values[p], columns[m] = m, A[i, m], 1
+                    p += 1
+                    there &= there - 1
+            for m in range(M - M % (4 * LANES), M):
                 if A[i, m] != 0:
-                    indices[p], values[p] = m, A[i, m]
+                    indices[p], values[p], columns[m] = m, A[i, m], 1
                     p += 1
             indptr[i + 1] = p
         for m in range(M):
@@ -455,6 +441,21 @@ def compress(A, bits, indptr, indices, values, columns):
     if not fits or p + M > len(values):
         indptr[-1] = -1
     return largest
+
+
+@njit(nogil=True, cache=True)
+def gather(indptr, indices, values, rows, to, columns):
+    """Column indices and values of some rows of a CSR matrix; fills their `to` (at least len(rows) + 1,) and columns,
+    as `compress` does."""
+    for i in range(len(rows)):
+        to[i + 1] = to[i] + indptr[rows[i] + 1] - indptr[rows[i]]
+    to[len(rows) + 1:] = to[len(rows)]
+    some, their = np.empty(to[-1], indices.dtype), np.empty(to[-1], values.dtype)
+    for i in range(len(rows)):
+        for p in range(to[i + 1] - to[i]):
+            m = indices[indptr[rows[i]] + p]
+            some[to[i] + p], their[to[i] + p], columns[m] = m, values[indptr[rows[i]] + p], 1
+    return some, their
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -501,15 +502,9 @@ class Sparse:
 
     def take(self, index):
         """The matrix of these rows, one of zeros where there are none."""
-        first, length = self.indptr[index], np.diff(self.indptr)[index]
-        N = max(len(index), 1)
+        N, columns = max(len(index), 1), np.zeros_like(self.columns)
         indptr = np.zeros(-(-N // LANES) * LANES + 1, np.int64)
-        indptr[1:len(index) + 1] = length.cumsum()
-        indptr[len(index) + 1:] = indptr[len(index)]
-        places = np.repeat(first - indptr[:len(index)], length) + np.arange(indptr[-1])
-        columns = np.zeros_like(self.columns)
-        columns[self.indices[places]] = 1
-        return Sparse(N, indptr, self.indices[places], self.values[places], columns)
+        return Sparse(N, indptr, *gather(self.indptr, self.indices, self.values, index, indptr, columns), columns)
 
     def slices(self):
         """The rows as they are, some at a time."""

@@ -32,7 +32,7 @@ _BLOCK = 16  # components per matrix product inside a HALS sweep
 _EAGER = 50  # iterations on a GPU before one is captured as a graph
 _WINDOW = 10  # iterations between which progress is measured
 _MOMENTUM = 0.97  # cap of the extrapolation weight
-_SAMPLE = (512, 2048)  # an eighth of the rows, within these bounds, on which a tall problem is solved first
+_SAMPLE = (512, 2048)  # an eighth of the rows, within these bounds, more for many components: solved first
 _FIRST = 5  # iterations there
 _SPREAD = 2 ** 14  # N·M·K above which problems run in threads: smaller ones would wait for each other in Python
 _REVIVALS = 3  # how often dead components may get a new start
@@ -293,9 +293,9 @@ class _Run:
     def _sample(self, K):
         """Indices of the rows to solve first, spread evenly over all processes; None where that does not pay."""
         least, most = _SAMPLE
-        size = max(16 * K, min(max(least, self.total // 8), most))
+        size = max(min(8 * K, self.total // 4), min(max(least, self.total // 8), most))
         few = 4 * most if self.A.is_cuda else 0  # which take a GPU as long as many
-        if self.total < max(4 * size, few):
+        if size < 2 * K or self.total < max(4 * size, few):
             return None
         golden = (torch.arange(self.offset, self.offset + self.N, dtype=torch.float64) * 0.6180339887498949) % 1
         return (golden < size / self.total).nonzero().flatten()

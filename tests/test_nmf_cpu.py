@@ -138,7 +138,7 @@ def compressed(A, space):
 
 
 @both
-@pytest.mark.parametrize("M", [1, 15, 16, 17, 40, 64])
+@pytest.mark.parametrize("M", [1, 17, 63, 64, 65, 150])
 @pytest.mark.parametrize("density", [0, 0.1, 1])
 def test_the_sparse_form_is_that_of_scipy(M, density, dtype):
     rng = np.random.default_rng(M)
@@ -151,7 +151,7 @@ def test_the_sparse_form_is_that_of_scipy(M, density, dtype):
     assert (indptr[22:] == count).all()
     np.testing.assert_array_equal(indices[:count], expected.indices)
     np.testing.assert_array_equal(values[:count], expected.data)
-    close(columns, A.sum(0, dtype=float))
+    np.testing.assert_array_equal(columns, A.any(0))
 
     form = _cpu.Sparse(21, indptr, indices[:count], values[:count], columns)
     assert form.square == pytest.approx(float(np.square(A.astype(float)).sum()), rel=1e-12)
@@ -161,7 +161,7 @@ def test_the_sparse_form_is_that_of_scipy(M, density, dtype):
         part = form.take(np.array(index, int))
         rows = A[index] if index else np.zeros((1, M))
         np.testing.assert_array_equal(torch.cat([*part.slices()]), rows)
-        np.testing.assert_array_equal(part.columns > 0, rows.any(0))
+        np.testing.assert_array_equal(part.columns, rows.any(0))
         np.testing.assert_array_equal(part.rows, rows.any(1))
         assert len(part.indptr) % LANES == 1
 
