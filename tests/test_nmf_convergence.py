@@ -291,3 +291,11 @@ def test_the_layout_of_the_input_does_not_matter(dtype, density, path):
     assert relative(row, nmf(row, 1)) < 1e-5
     for b in range(3):
         torch.testing.assert_close(batch.approximation[b], expected.approximation, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("N", "K", "size"), [
+    (2047, 5, 0), (2048, 5, 512), (3200, 100, 800), (3200, 300, 800), (3200, 401, 0), (8000, 5, 1000),
+    (19600, 100, 2048), (19600, 300, 2400), (40000, 5, 2048)])
+def test_a_sample_is_a_quarter_of_the_rows_at_most_and_twice_the_rank_at_least(N, K, size):
+    index = engine._Run(torch.ones(N, 2), [K], "hals", "random", None, True, None, None, 1e-4, 0)._sample(K)
+    assert abs((0 if index is None else len(index)) - size) <= 2
