@@ -31,7 +31,7 @@ import psutil
 import yaml
 
 PARAMETERS = {"profile", "seed", "device"}
-CELL_SECONDS = {"quick": 600, "desk": 24 * 3600, "paper": 24 * 3600}  # profile -> longest time one cell may take
+CELL_SECONDS = {"quick": 1800, "desk": 24 * 3600, "paper": 24 * 3600}  # profile -> longest time one cell may take
 CHAPTER_BYTES = 3 * 2**30  # memory to set aside for one running chapter
 GENERATED = "book/reproduction"  # the page that this tool writes itself
 FRONT = """<!doctype html>
