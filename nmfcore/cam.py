@@ -38,15 +38,16 @@ def cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer
     return torch.stack(maps) if isinstance(features, Tensor) else maps
 
 
-def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer: str,
+def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | None = None, *, layer: str,
              batch_size: int = 16) -> Maps:
     """Maps (n, 1, h, w), or n × (1, h, w), ≥ 0, for any classifier whose output is (n, classes), before softmax.
 
     Channels of `layer` are weighed by the mean over positions of the derivative of the image's class score. The model
-    is run in evaluation mode and left as it was. images, classes: as for `cam`.
+    is run in evaluation mode and left as it was. images, classes: as for `cam`; without classes, each image's is the
+    one that the model scores highest.
 
     Raises ValueError for a layer that does not give feature maps (n, C, h, w) or on which the scores do not depend,
-    and for a class the model does not have.
+    for a class the model does not have, and for a model that gives no scores of classes.
     """
     module = dict(model.named_modules()).get(layer)
     if module is None:
@@ -71,8 +72,14 @@ def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, 
                 if not seen or seen[0].dim() != 4:
                     raise ValueError(f"layer {layer!r} gives {tuple(seen[0].shape) if seen else 'nothing'}, "
                                      f"not feature maps (n, C, H, W)")
-                wanted = _one_per_image(classes, len(images), scores.shape[1])
-                chosen = scores[range(len(places)), [wanted[i] for i in places]]
+                if scores.dim() != 2:
+                    raise ValueError(f"the model gives {tuple(scores.shape)}, not scores (n, classes); Grad-CAM needs "
+                                     f"a classifier")
+                if classes is None:
+                    chosen = scores.amax(1)
+                else:
+                    wanted = _one_per_image(classes, len(images), scores.shape[1])
+                    chosen = scores[range(len(places)), [wanted[i] for i in places]]
                 slope, = torch.autograd.grad(chosen.sum(), seen, allow_unused=True)
                 if slope is None:
                     raise ValueError(f"the scores do not depend on layer {layer!r}")

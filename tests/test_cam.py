@@ -82,6 +82,14 @@ def test_each_image_as_if_alone_whatever_its_size(pooled, connected):
     assert isinstance(sets, list) and sets[1].shape == (1, 8, 5)
 
 
+def test_without_classes_each_image_has_the_one_that_the_model_sees(connected):
+    images = 30 * torch.randn(6, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 6, 6)  # of one colour
+    seen = connected(images).argmax(1)
+    assert len(seen.unique()) == 3
+    torch.testing.assert_close(grad_cam(connected, images, layer="1", batch_size=4),
+                               grad_cam(connected, images, seen, layer="1"))
+
+
 def test_the_model_is_left_as_it_was(connected):
     connected.train()
     connected[0].weight.requires_grad_(False)
@@ -105,6 +113,9 @@ def test_bad_input(pooled):
             grad_cam(pooled, x, classes, layer="1")
         with pytest.raises(ValueError, match=r"one for each of 2 images, from 0 to 3"):
             cam(pooled, x, classes, layer="1", classifier="4")
+    for classes in (None, 0):
+        with pytest.raises(ValueError, match=r"gives \(2, 6, 6, 6\), not scores \(n, classes\).*needs a classifier"):
+            grad_cam(pooled[:2], x, classes, layer="1")
     with pytest.raises(ValueError, match="no layer '9'"):
         grad_cam(pooled, x, 0, layer="9")
     for classifier in ("0", "1"):
