@@ -247,7 +247,8 @@ def pascal_part(name: str, merged: Mapping[str, str], *, year: int = 2010) -> Ma
     """The photographs of a class and masks of its objects' parts from PASCAL-Part (Chen et al. 2014).
 
     merged: which of the data set's parts make up which mask, such as {"lfleg": "leg", "head": "head"}; parts that it
-    does not name are left out. Photographs are chosen as in `voc_boxes`.
+    does not name are left out. Numbers do not count: "wheel" stands for wheel_1, wheel_2 and so on. A class, such as
+    "person", stands for its objects as a whole. Photographs are chosen as in `voc_boxes`.
 
     The parts lie in `Annotations_Part/<image>.mat`, the photographs in `VOCdevkit/VOC<year>`.
     """
@@ -263,9 +264,12 @@ def pascal_part(name: str, merged: Mapping[str, str], *, year: int = 2010) -> Ma
         try:
             objects = np.atleast_1d(scipy.io.loadmat(file, simplify_cells=True)["anno"]["objects"])
             for thing in objects:
-                for part in np.atleast_1d(thing["parts"]) if thing["class"] == name else ():
-                    if part["part_name"] in merged:
-                        masks[names.index(merged[part["part_name"]])] |= part["mask"].astype(bool)
+                shown = [(thing["class"], thing["mask"])]
+                if thing["class"] == name:
+                    shown += [(part["part_name"].split("_")[0], part["mask"]) for part in np.atleast_1d(thing["parts"])]
+                for what, mask in shown:
+                    if what in merged:
+                        masks[names.index(merged[what])] |= mask.astype(bool)
         except (MatReadError, OSError, KeyError, TypeError, IndexError, ValueError) as error:
             raise ValueError(f"{file} cannot be read as a file of PASCAL-Part ({error}); replace it") from error
         return masks

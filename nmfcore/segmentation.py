@@ -202,6 +202,44 @@ def mutual_best(scores: Tensor) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
+class Match:
+    """A factor and what it shows."""
+
+    factor: int
+    parts: tuple[str, ...]  # one part, or several of which the union is matched
+    iou: float
+
+
+def match_parts(factors: Masks, parts: Masks, names: Sequence[str], *, threshold: float = MERGE) -> list[Match]:
+    """What factors show, by the ground truth of all images (section 4.3.2, tables 4.1 and 4.4), in order of factors.
+
+    factors: masks n × (K, H, W). parts: n × (T, H, W), called `names`; what lies in none is one more, "background".
+    Of the parts that lie in a factor (`merge`) the union is a further target. A factor and a target are a match if each
+    has the highest IoU of the other, so that factors may stay without one.
+    """
+    targets = _with_background(parts)
+    merged, called = merge(targets, factors, threshold=threshold), (*names, "background")
+    scores = iou(factors, merged.masks)
+    return [Match(k, tuple(called[i] for i in merged.members[t]), float(scores[k, t])) for k, t in mutual_best(scores)]
+
+
+def assemble_parts(factors: Masks, parts: Masks, images: Sequence[int]) -> list[Tensor]:
+    """Masks of T parts made of K factors, by the ground truth of a few images: n × (T, H, W) bool (table 4.5).
+
+    A factor goes to the part, or to the background, with which it has the highest IoU over the given images; a part is
+    the union of its factors, and empty where it got none. For the thesis (section 4.4.2) a person assigned the factors
+    after a look at the heatmaps of five images. Judge the masks on the other images.
+    """
+    scores = iou([factors[i] for i in images], _with_background([parts[i] for i in images]))  # (K, T + 1)
+    owner = scores.argmax(1)
+    return [torch.stack([each[owner == t].any(0) for t in range(scores.shape[1] - 1)]) for each in factors]
+
+
+def _with_background(parts):
+    return [torch.cat([each, ~each.any(0, keepdim=True)]) for each in parts]
+
+
+@dataclass(frozen=True)
 class Selected:
     """One mask per image: the factors that fitted the labelled image best."""
 

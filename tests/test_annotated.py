@@ -7,10 +7,14 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.functional import interpolate
 
 from nmfcore import annotated, datasets
 from nmfcore.annotated import CROPS, crops, icoseg, landmark_queries, masked_set, parts, pascal_part, voc_boxes
 from nmfcore.datasets import PHOTOGRAPHS
+from nmfcore.heatmaps import factorize, feature_maps
+from nmfcore.segmentation import assemble_parts, binarize, iou, match_parts
 
 XML = ("<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}</annotation>")
 OBJECT = ("<object><name>{name}</name><truncated>{truncated}</truncated><difficult>{difficult}</difficult><bndbox>"
@@ -118,20 +122,119 @@ def test_parts_of_pascal_part(data, voc):
     def thing(kind, *own):
         inside = [{"part_name": name, "mask": mask} for name, mask in own]
         return {"class": kind, "class_ind": 1, "mask": masks[0], "parts": inside}
-    things = {"000001": [thing("aeroplane", ("body", masks[0]), ("lwing", masks[1]), ("wheel_1", masks[3]))],
+    things = {"000001": [thing("aeroplane", ("body", masks[0]), ("lwing", masks[1]), ("wheel_1", masks[3]),
+                                    ("wheel_2", masks[2]), ("tail", masks[0]))],
               "000002": [thing("aeroplane", ("lwing", masks[1]), ("rwing", masks[2])),
                          thing("bird", ("body", masks[0])), thing("aeroplane")]}
     (data / "Annotations_Part").mkdir()
     for name, objects in things.items():
         scipy.io.savemat(data / f"Annotations_Part/{name}.mat", {"anno": {"imname": name, "objects": objects}})
-    found = pascal_part("aeroplane", {"lwing": "wing", "rwing": "wing", "body": "body"}, year=2007)
-    assert found.names == ("wing", "body") and len(found) == 2
-    expected = [(masks[1], masks[0]), (masks[1] | masks[2], np.zeros((6, 10)))]
-    for mask, both in zip(found, expected, strict=True):
-        assert torch.equal(mask, torch.from_numpy(np.stack(both)).bool())
+    found = pascal_part("aeroplane", {"lwing": "wing", "rwing": "wing", "body": "body", "wheel": "wheel"}, year=2007)
+    assert found.names == ("wing", "body", "wheel") and len(found) == 2
+    expected = [(masks[1], masks[0], masks[2] | masks[3]), (masks[1] | masks[2], *np.zeros((2, 6, 10)))]
+    for mask, all_of in zip(found, expected, strict=True):
+        assert torch.equal(mask, torch.from_numpy(np.stack(all_of)).bool())
     (data / "Annotations_Part/000002.mat").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"000002\.mat cannot be read as a file of PASCAL-Part"):
         found[1]
+
+
+@pytest.fixture
+def cows(data):
+    """Seven photographs of PASCAL-Part: a red head and a green torso on two blue legs, in every other one a person.
+
+    Returns the regions of each, painted: {name: (H, W) bool}.
+    """
+    folder, noted = data / "VOCdevkit/VOC2010", []
+    for sub in ("Annotations", "ImageSets/Main"):
+        (folder / sub).mkdir(parents=True)
+    (data / "Annotations_Part").mkdir()
+    for i in range(7):
+        H, W = 48 + 8 * (i % 2), 64
+        y, x = 4 + i, 6 + 2 * i
+        regions = {name: np.zeros((H, W), bool) for name in ("head", "torso", "lfuleg", "rbuleg", "person", "horn")}
+        for name, (top, left, h, w) in {"head": (0, 0, 12, 10), "torso": (8, 10, 14, 18), "lfuleg": (22, 10, 12, 6),
+                                        "rbuleg": (22, 22, 12, 6), "horn": (0, 2, 4, 4)}.items():
+            regions[name][y + top:y + top + h, x + left:x + left + w] = True
+        if i % 2:
+            regions["person"][10:40, W - 14:] = True
+            regions["torso"] &= ~regions["person"]
+        pixels = np.full((H, W, 3), 10)
+        for name, colour in (("head", (250, 10, 10)), ("torso", (10, 250, 10)), ("lfuleg", (10, 10, 250)),
+                             ("rbuleg", (10, 10, 250)), ("person", (200, 200, 10))):
+            pixels[regions[name]] = colour
+        name = f"2008_{i:06d}"
+        save(folder / f"JPEGImages/{name}.jpg", pixels)
+        text = OBJECT.format(name="cow", truncated=0, difficult=0, box=(x + 1, y + 1, x + 28, y + 34))
+        (folder / f"Annotations/{name}.xml").write_text(XML.format(width=W, height=H, objects=text))
+        own = [{"part_name": part, "mask": regions[where].astype(np.uint8)} for part, where in (
+            ("head", "head"), ("torso", "torso"), ("lfuleg", "lfuleg"), ("rbuleg", "rbuleg"), ("rhorn", "horn"))]
+        whole = regions["head"] | regions["torso"] | regions["lfuleg"] | regions["rbuleg"]
+        things = [{"class": "cow", "class_ind": 10, "mask": whole.astype(np.uint8), "parts": own},
+                  {"class": "person", "class_ind": 15, "mask": regions["person"].astype(np.uint8), "parts": []}]
+        scipy.io.savemat(data / f"Annotations_Part/{name}.mat",
+                         {"anno": {"imname": name, "objects": things if i % 2 else things[0]}})
+        noted.append(regions)
+    (folder / "ImageSets/Main/cow_trainval.txt").write_text("".join(f"2008_{i:06d}  1\n" for i in range(7)))
+    return noted
+
+
+def test_tables_4_4_and_4_5_from_files_to_numbers(cows):
+    """The chapter's protocol on a made sample, against pixels counted by numpy."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.MaxPool2d(2)).eval()  # red, green, blue and yellow
+    with torch.no_grad():
+        colours = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])
+        network[0].weight.copy_(colours[:, :, None, None])
+        network[0].bias.copy_(torch.tensor([-0.1, -0.1, -0.1, -1.1]))
+    found = annotated.pascal_part("cow", {"head": "head", "rhorn": "head", "torso": "torso", "lfuleg": "front leg",
+                                          "rbuleg": "back leg", "person": "person"})
+    assert found.names == ("head", "torso", "front leg", "back leg", "person") and len(found) == 7
+    truth = [{"head": each["head"] | each["horn"], "torso": each["torso"], "front leg": each["lfuleg"],
+              "back leg": each["rbuleg"], "person": each["person"]} for each in cows]
+    for mask, regions in zip(found, truth, strict=True):
+        assert all((mask[t].numpy() == regions[name]).all() for t, name in enumerate(found.names))
+        regions["background"] = ~np.any(list(regions.values()), axis=0)
+    features = feature_maps(network, found.images(48), layer="2")
+    for K, heat in zip((1, 2, 3, 4), factorize(features, [1, 2, 3, 4]), strict=True):
+        masks = binarize(heat.maps, found.sizes)
+        mean = [np.mean(np.concatenate([each[k].flatten().numpy() for each in heat.maps])) for k in range(K)]
+        factors = [[(interpolate(each[None], size=size, mode="bilinear")[0, k] > -np.log(0.25) * mean[k]).numpy()
+                    for each, size in zip(heat.maps, found.sizes, strict=True)] for k in range(K)]
+
+        def count(factor, names, images=range(7)):
+            """Pixels shared, of the factor, and of the union of parts, one after the other."""
+            shared = own = other = 0
+            for i in images:
+                union = np.any([truth[i][name] for name in names], axis=0)
+                shared, own, other = shared + (factor[i] & union).sum(), own + factor[i].sum(), other + union.sum()
+            return shared, own, other
+
+        def score(factor, names, images=range(7)):
+            shared, own, other = count(factor, names, images)
+            return shared / max(own + other - shared, 1)
+
+        targets = [(name,) for name in truth[0]]
+        for factor in factors:
+            inside = [(count(factor, [name])[0], count(factor, [name])[2], name) for name in truth[0]]
+            union = tuple(name for shared, size, name in inside if shared >= 0.2 * size)
+            targets += [union] if len(union) > 1 and union not in targets else []
+        table = [[score(factor, names) for names in targets] for factor in factors]
+        expected = [(k, names, table[k][t]) for k in range(K) for t, names in enumerate(targets)
+                    if table[k][t] == max(table[k]) == max(row[t] for row in table) > 0]
+        matches = match_parts(masks, found, found.names)
+        assert [(one.factor, one.parts) for one in matches] == [case[:2] for case in expected]
+        assert [one.iou for one in matches] == pytest.approx([case[2] for case in expected])
+        few, rest = range(3), range(3, 7)
+        owner = [max(truth[0], key=lambda name, factor=factor: score(factor, [name], few)) for factor in factors]
+        united = assemble_parts(masks, found, few)
+        given = iou(united[3:], [found[i] for i in rest]).diagonal()
+        for t, name in enumerate(found.names):
+            union = [np.zeros(size, bool) for size in found.sizes]
+            for k in range(K):
+                union = [a | (b & (owner[k] == name)) for a, b in zip(union, factors[k], strict=True)]
+            assert float(given[t]) == pytest.approx(score(union, [name], rest))
+    assert {one.parts for one in matches} == {("head",), ("torso",), ("front leg", "back leg"), ("person",)}
+    assert all(one.iou > 0.4 for one in matches) and float(given[[0, 1, 4]].min()) > 0.4
 
 
 @pytest.fixture

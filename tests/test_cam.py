@@ -83,7 +83,8 @@ def test_each_image_as_if_alone_whatever_its_size(pooled, connected):
 
 
 def test_without_classes_each_image_has_the_one_that_the_model_sees(connected):
-    images = 30 * torch.randn(6, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 6, 6)  # of one colour
+    colours = 30 * torch.randn(6, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    images = colours.expand(-1, -1, 6, 6)
     seen = connected(images).argmax(1)
     assert len(seen.unique()) == 3
     torch.testing.assert_close(grad_cam(connected, images, layer="1", batch_size=4),

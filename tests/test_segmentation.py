@@ -14,13 +14,16 @@ from torch.nn.functional import interpolate
 
 from nmfcore.heatmaps import factorize
 from nmfcore.segmentation import (
+    Match,
     areas,
+    assemble_parts,
     binarize,
     box,
     box_iou,
     containment,
     corloc,
     iou,
+    match_parts,
     merge,
     multi_scale,
     mutual_best,
@@ -245,6 +248,55 @@ def test_mutual_best_is_the_definition(seed, K, T):
                 and all(scores[k, t] >= scores[k, other] for other in range(T))
                 and all(scores[k, t] >= scores[other, t] for other in range(K))]
     assert mutual_best(scores) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, shares)
+def test_match_parts_names_the_factors_that_are_mutual_best(seed, share):
+    factors, parts, names = random_masks(3, seed, share=0.3), random_masks(2, seed + 1, share=share), ["leg", "head"]
+    counted = {name: pixels(parts, t) for t, name in enumerate(names)}
+    everywhere = {(i, y, x) for i, (h, w) in enumerate(SIZES) for y in range(h) for x in range(w)}
+    counted["background"] = everywhere - counted["leg"] - counted["head"]
+    own = [pixels(factors, k) for k in range(3)]
+    targets = [(name,) for name in counted]
+    for region in own:
+        union = tuple(name for name in counted if ratio(counted[name] & region, counted[name]) >= 0.2)
+        if len(union) > 1 and union not in targets:
+            targets.append(union)
+    regions = [set().union(*(counted[name] for name in union)) for union in targets]
+    scores = [[ratio(region & target, region | target) for target in regions] for region in own]
+    expected = [(k, targets[t], scores[k][t]) for k in range(3) for t in range(len(targets)) if scores[k][t] > 0
+                and scores[k][t] == max(scores[k]) == max(row[t] for row in scores)]
+    found = match_parts(factors, parts, names)
+    assert [(one.factor, one.parts) for one in found] == [case[:2] for case in expected]
+    assert [one.iou for one in found] == pytest.approx([case[2] for case in expected])
+
+
+def test_a_factor_that_is_no_part_is_background():
+    head, torso, ground = (torch.zeros(2, 1, 6, 6, dtype=torch.bool) for _ in range(3))
+    head[:, :, :2, :3], torso[:, :, 2:4, :3] = True, True
+    ground[:, :, :, 3:] = True
+    factors, parts = torch.cat([ground, head | torso], 1), torch.cat([head, torso], 1)
+    assert match_parts(factors, parts, ["head", "torso"]) == [
+        Match(0, ("background",), pytest.approx(18 / 24)), Match(1, ("head", "torso"), 1.0)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.sampled_from([[0], [1, 2], [2, 0]]))
+def test_assembled_parts_are_unions_of_the_factors_that_fit_them_best_on_the_given_images(seed, images):
+    factors, parts = random_masks(4, seed, share=0.3), random_masks(2, seed + 1, share=0.4)
+    few, known = [factors[i] for i in images], [parts[i] for i in images]
+    regions = [pixels(known, t) for t in range(2)]
+    regions.append({(i, y, x) for i, each in enumerate(known) for y in range(each.shape[1])
+                    for x in range(each.shape[2])} - regions[0] - regions[1])
+    owned = [[], [], []]
+    for k in range(4):
+        scores = [ratio(pixels(few, k) & region, pixels(few, k) | region) for region in regions]
+        owned[scores.index(max(scores))].append(k)
+    found = assemble_parts(factors, parts, images)
+    for t in range(2):
+        assert pixels(found, t) == set().union(*(pixels(factors, k) for k in owned[t]))
+    assert [each.shape for each in found] == [each.shape for each in parts] and found[0].dtype == torch.bool
 
 
 @settings(max_examples=30, deadline=None)
