@@ -60,7 +60,8 @@ def test_the_page_shows_every_photograph_and_needs_nothing_else(folder, tmp_path
     file, count = tool.make(folder, 2, output=tmp_path / "out")
     assert file.name == "my photographs_K2.html" and [path.name for path in file.parent.iterdir()] == [file.name]
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
-    assert re.search(r"warning: left out: .*torn\.jpg cannot be read", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(r"warning: left out: .*torn\.jpg cannot be read", said) and "4/4" in said
     text = file.read_text(encoding="utf-8")
     page = BeautifulSoup(text, "html.parser")
     assert not foreign(text) and not page("script") and not page("link") and str(tmp_path) not in text

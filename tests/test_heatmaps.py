@@ -376,6 +376,10 @@ def test_border_share_and_foreground_count_the_outermost_pixels():
     assert border_share(torch.cat([frame, 1 - frame, 0 * frame], 1)).tolist() == [1, 0, 0]
     assert foreground(torch.cat([frame, 1 - frame], 1)) == 1 and foreground(torch.cat([1 - frame, frame], 1)) == 0
     assert foreground(frame) == 0
+    large, small = (torch.zeros(1, 1, 8, 8) for _ in range(2))
+    large[..., 0:6, 2:6], small[..., 0, 7] = 1, 0.5
+    both = torch.cat([large, small], 1)
+    assert border_share(both).argmin() == 0 and foreground(both) == 1  # the rule is about activation, not its share
     with pytest.raises(ValueError, match="no rule for 3 factors"):
         foreground(random(1, 3, 4, 4))
 
@@ -411,6 +415,17 @@ def test_stored_maps_are_used_again_and_others_refused(tmp_path):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=r"does not hold stored maps .*delete it"):
             stored_maps(model, images, file, layer="1")
+
+
+def test_a_bar_shows_progress_when_asked_for(tmp_path, capsys):
+    model, images = network(), mixed()
+    feature_maps(model, images, layer="1")
+    stored_maps(model, images, tmp_path / "quiet", layer="1")
+    assert capsys.readouterr().err == ""
+    for run in (lambda: feature_maps(model, images, layer="1", progress=True),
+                lambda: stored_maps(model, images, tmp_path / "maps", layer="1", progress=True)):
+        run()
+        assert "6/6" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_leaves_no_file(tmp_path):

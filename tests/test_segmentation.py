@@ -383,6 +383,18 @@ def test_corloc_is_the_share_of_images_with_a_hit():
         corloc(found[:1], truth[:2])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.none() | boxes, st.lists(boxes, max_size=3)), min_size=1, max_size=5))
+def test_corloc_counts_the_images_whose_box_shares_half_of_its_union_with_a_true_one(images):
+    def inside(b):
+        return {(i, j) for i in range(b[0], b[2] + 1) for j in range(b[1], b[3] + 1)}
+
+    hits = [any(2 * len(inside(found) & inside(true)) >= len(inside(found) | inside(true)) for true in truth)
+            for found, truth in images if found is not None]
+    found, truth = zip(*images, strict=True)
+    assert corloc(found, truth) == pytest.approx(sum(hits) / len(images))
+
+
 def test_two_sizes_count_alike_whatever_their_scale():
     generator = torch.Generator().manual_seed(0)
     small, large = ([torch.rand(2, scale * h, scale * w, generator=generator) for h, w in ((3, 5), (4, 4))]
