@@ -121,6 +121,19 @@ def first_available(names: Sequence[str], *, download: bool = False) -> tuple[nn
     raise FileNotFoundError("none of the networks is available\n" + "\n".join(reasons))
 
 
+def classifies(model: nn.Module) -> bool:
+    """Whether a network of photographs gives scores (n, classes), which a black one of 64 × 64 pixels shows.
+
+    It is false for a network that ends in feature maps, and where the weights that `pretrained` found end before the
+    classifier. Raises what the model raises on such an image.
+    """
+    if any(isinstance(module, _Absent) for module in model.modules()):
+        return False
+    device = next((parameter.device for parameter in model.parameters()), None)
+    with torch.no_grad():
+        return model(torch.zeros(1, 3, 64, 64, device=device)).dim() == 2
+
+
 # --- weights from a safetensors file ----------------------------------------------------------------------
 
 

@@ -292,6 +292,7 @@ def box_iou(first: Sequence[int], second: Sequence[int]) -> float:
 def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]) -> float:
     """Share of images whose box has an IoU of at least 0.5 with any of the image's true boxes (section 4.4.1).
 
+    The thesis says that the IoU exceeds 0.5; one half counts here, as in the development kit of PASCAL VOC.
     boxes: n, None where nothing was found. truth: n lists of boxes. The mean of a class's images; 0 ≤ CorLoc ≤ 1.
     """
     if len(boxes) != len(truth) or not boxes:

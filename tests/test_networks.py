@@ -18,7 +18,15 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from nmfcore import networks
 from nmfcore.activations import capture
-from nmfcore.networks import ARCHITECTURES, Preprocess, Student, first_available, memorization_network, pretrained
+from nmfcore.networks import (
+    ARCHITECTURES,
+    Preprocess,
+    Student,
+    classifies,
+    first_available,
+    memorization_network,
+    pretrained,
+)
 
 WEIGHTS = Path(os.environ["NMFCORE_DATA"]) / "weights" if "NMFCORE_DATA" in os.environ else None
 needs_weights = pytest.mark.skipif(WEIGHTS is None, reason="NMFCORE_DATA is not set: no pretrained weights at hand")
@@ -253,6 +261,9 @@ def test_file_without_classifier_gives_no_class(tmp_path):
     assert capture(model, preprocess.layer, x)[preprocess.layer].shape[1] == 512
     with pytest.raises(RuntimeError, match=r"headless\.safetensors holds no weights from 'classifier' on"):
         model(x)
+    assert not classifies(model) and not classifies(pretrained("student")[0])
+    save_file(squeezenet_state(), tmp_path / "whole.safetensors")
+    assert classifies(pretrained("squeezenet1_1", weights=tmp_path / "whole.safetensors")[0])
 
 
 def test_resnet_version_1_strides_in_its_first_convolution(tmp_path):
