@@ -4,6 +4,7 @@ CAM: Zhou et al. 2016. Grad-CAM: Selvaraju et al. 2017. Both weigh the feature m
 part of their sum; the maps are not normalized.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -76,21 +77,62 @@ def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | No
                     raise ValueError(f"the model gives {tuple(scores.shape)}, not scores (n, classes); Grad-CAM needs "
                                      f"a classifier")
                 if classes is None:
-                    chosen = scores.amax(1)
+                    chosen = scores.argmax(1, keepdim=True)
                 else:
                     wanted = _one_per_image(classes, len(images), scores.shape[1])
-                    chosen = scores[range(len(places)), [wanted[i] for i in places]]
-                slope, = torch.autograd.grad(chosen.sum(), seen, allow_unused=True)
-                if slope is None:
+                    chosen = torch.tensor([[wanted[i]] for i in places], device=scores.device)
+                maps = _class_maps(scores, seen[0], chosen)
+                if maps is None:
                     raise ValueError(f"the scores do not depend on layer {layer!r}")
-                weights = slope.mean((2, 3), keepdim=True)  # (b, C, 1, 1)
-                maps = (weights * seen[0].detach()).sum(1, keepdim=True).relu()
                 found.update(zip(places, maps, strict=True))
                 sizes.add(batch.shape[1:])
     finally:
         handle.remove()
     ordered = [found[i] for i in range(len(found))]
     return torch.stack(ordered) if len(sizes) == 1 else ordered
+
+
+def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, batch_size: int = 8) -> list[Tensor]:
+    """Grad-CAM of the classes that a network itself predicts, from feature maps that are there already.
+
+    tail: what follows those maps in the network, up to scores (n, classes) before softmax; run in evaluation mode.
+    features: n maps (C, h, w). Returns n × (top, h, w) ≥ 0, for the `top` classes of highest score, best first, on
+    the tail's device.
+
+    Raises ValueError for fewer classes than `top`, and scores that do not depend on the maps.
+    """
+    device = next((parameter.device for parameter in tail.parameters()), None)
+    found: list[Tensor] = [torch.empty(0)] * len(features)
+    same = defaultdict(list)
+    for i, each in enumerate(features):
+        same[tuple(each.shape)].append(i)
+    with torch.enable_grad(), evaluation_mode(tail):
+        for places in (group[i:i + batch_size] for group in same.values() for i in range(0, len(group), batch_size)):
+            batch = torch.stack([features[i] for i in places]).to(device).requires_grad_()
+            scores = tail(batch.clone())  # the tail may begin in place
+            if scores.dim() != 2 or not 1 <= top <= scores.shape[1]:
+                raise ValueError(f"top={top} classes of scores of shape {tuple(scores.shape)}; the tail must give "
+                                 f"(n, classes), and top be from 1 to their number")
+            maps = _class_maps(scores, batch, scores.topk(top).indices)
+            if maps is None:
+                raise ValueError("the scores do not depend on the feature maps")
+            for i, each in zip(places, maps, strict=True):
+                found[i] = each
+    return found
+
+
+def _class_maps(scores, features, classes):
+    """(b, k, h, w) ≥ 0: maps (b, C, h, w) weighed by the mean derivative of the scores of classes (b, k), or None if
+    there is none."""
+    if not scores.requires_grad:
+        return None
+    maps = []
+    for chosen in scores.gather(1, classes).sum(0):  # an image's scores depend on its own maps alone
+        slope, = torch.autograd.grad(chosen, features, retain_graph=True, allow_unused=True)
+        if slope is None:
+            return None
+        maps.append(torch.einsum("bc,bchw->bhw", slope.mean((2, 3)), features.detach()).relu())
+    return torch.stack(maps, dim=1)
 
 
 def _one_per_image(classes, n, known):

@@ -43,7 +43,8 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     - "rmac": the same in each of `rmac_regions`.
     - "crow": one row, the sum over positions weighted by (S / ‖S‖)^½, S the sum over channels, times
       `channel_weights` (Kalantidis et al. 2016).
-    - "cam": as "crow", one row for each of an image's `maps` (k, h, w) instead of S (Jiménez et al. 2017).
+    - "cam": one row for each of an image's `maps` (k, h, w), the sum over positions weighted by the map, times
+      `channel_weights` (Jiménez et al. 2017).
     - "nmf_v": the rows of V of a factorization of each image at `rank`, its channels weighted (eq. 5.4).
     - "nmf_vu": Û Ûᵀ V instead, Û the heatmaps smoothed by a Gaussian (eq. 5.5 to 5.7).
 
@@ -76,8 +77,9 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     elif by_nmf:
         rows = _factor_rows(features, method, rank, boxes, sizes, seed)
     else:
-        weights = [each.sum(0, keepdim=True) for each in features] if maps is None else maps
-        rows = [_weighted(each, by) * channel_weights(each) for each, by in zip(features, weights, strict=True)]
+        weights = [_crow(each) for each in features] if maps is None else maps
+        rows = [torch.einsum("khw,chw->kc", by, each) * channel_weights(each)
+                for each, by in zip(features, weights, strict=True)]
     return [normalize(each, dim=1) for each in rows]
 
 
@@ -110,9 +112,10 @@ def _starts(length, side, count):
     return [0] if count == 1 else [i * (length - side) // (count - 1) for i in range(count)]
 
 
-def _weighted(features, maps):
-    """(k, C): sums over positions, weighted by the square roots of maps (k, h, w) of length 1."""
-    return torch.einsum("khw,chw->kc", normalize(maps.flatten(1), dim=1).sqrt().view_as(maps), features)
+def _crow(features):
+    """(1, h, w): the weights of positions that CroW takes."""
+    S = features.sum(0, keepdim=True)
+    return normalize(S.flatten(), dim=0).sqrt().view_as(S)
 
 
 def _factor_rows(features, method, rank, boxes, sizes, seed):
@@ -211,7 +214,7 @@ class Whitening:
 def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, regional: bool = False) -> Tensor:
     """Global descriptors (n, d) of length 1: the sum of each image's local descriptors, whitened.
 
-    regional: bring rows to length 1 once more before adding them up, as R-MAC does.
+    regional: bring rows to length 1 once more before adding them up, as R-MAC and CAM do.
     """
     whitened = [each if whitening is None else whitening(each) for each in rows]
     if regional:

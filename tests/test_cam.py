@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nmfcore.cam import cam, grad_cam
+from nmfcore.cam import cam, grad_cam, predicted_grad_cam
 
 torch.set_num_threads(1)
 
@@ -89,6 +89,35 @@ def test_without_classes_each_image_has_the_one_that_the_model_sees(connected):
     assert len(seen.unique()) == 3
     torch.testing.assert_close(grad_cam(connected, images, layer="1", batch_size=4),
                                grad_cam(connected, images, seen, layer="1"))
+
+
+def test_maps_of_the_predicted_classes_come_from_the_maps_and_the_rest_of_the_network(connected):
+    images = [random(3, *size, seed=i) - 0.5 for i, size in enumerate([(6, 6), (8, 5), (6, 6), (4, 9), (6, 6)])]
+    features = [connected[:2](image[None])[0].detach() for image in images]
+    kept = [each.clone() for each in features]
+    found = predicted_grad_cam(connected[2:].train(), features, 2, batch_size=2)  # of which the first works in place
+    assert connected[7].training and all(torch.equal(*pair) for pair in zip(features, kept, strict=True))
+    for image, each in zip(images, found, strict=True):
+        first, second = connected.eval()(image[None])[0].argsort(descending=True)[:2].tolist()
+        expected = [grad_cam(connected, image[None], c, layer="1")[0, 0] for c in (first, second)]
+        torch.testing.assert_close(each, torch.stack(expected))
+        assert not each.requires_grad and each.max() > 0
+
+
+def test_bad_input_to_the_rest_of_the_network(connected):
+    features = random(2, 5, 6, 6)
+    for top in (0, 4):
+        with pytest.raises(ValueError, match=rf"top={top} classes of scores of shape \(2, 3\)"):
+            predicted_grad_cam(connected[2:], features, top)
+    with pytest.raises(ValueError, match=r"scores of shape \(2, 5, 2, 2\)"):
+        predicted_grad_cam(connected[2:4], features, 1)
+
+    class Constant(nn.Module):
+        def forward(self, maps):
+            return torch.ones(len(maps), 3)
+
+    with pytest.raises(ValueError, match="do not depend on the feature maps"):
+        predicted_grad_cam(Constant(), features, 1)
 
 
 def test_the_model_is_left_as_it_was(connected):
