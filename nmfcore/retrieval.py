@@ -4,14 +4,18 @@ A descriptor is made in two steps. `describe` takes the feature maps of each ima
 by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. Scores are cosines.
 """
 
+import io
 import json
 import os
+import pickle
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pooch
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,6 +32,7 @@ TOP = 0.3  # section 5.3.2: the share of a photograph that is taken for the matc
 RANK = 4  # as in figure 5.9; the text gives no other
 VERSION = 1  # of the files of an index
 _AT_ONCE = 32  # images
+_PER_CELL = 40  # descriptors that k-means sees for each cell; faiss asks for 39 at least
 
 
 # --- local descriptors --------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, region
 
 @dataclass
 class Index:
-    """Descriptors of named images, searched exactly.
+    """Descriptors of named images, searched exactly or, where they are many, by faiss.
 
     about: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for
     queries that were made alike: `check` compares.
@@ -267,24 +272,59 @@ class Index:
         self.descriptors = torch.cat([self.descriptors, descriptors])
         self.names = [*self.names, *names]
 
-    def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
+               by: Any = None) -> tuple[Tensor, Tensor]:
         """Scores and places, (q, top), of the images most like each query (q, d), best first.
 
         expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
+        by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched exactly.
         """
         if queries.dim() != 2 or queries.shape[1] != self.descriptors.shape[1]:
             raise ValueError(f"queries of shape {tuple(queries.shape)} do not fit descriptors of width "
                              f"{self.descriptors.shape[1]}; expected (q, {self.descriptors.shape[1]})")
         top = len(self.names) if top is None else min(top, len(self.names))
         if expand:
-            _, first = self.search(queries, top=expand)
+            _, first = self.search(queries, top=expand, by=by)
             queries = normalize(queries + self.descriptors[first].sum(1), dim=1)
+        if by is not None:
+            if by.ntotal != len(self.names):
+                raise ValueError(f"the faiss index holds {by.ntotal} descriptors of {len(self.names)}; make it anew")
+            best, places = (torch.from_numpy(found).to(queries.device) for found in
+                            by.search(queries.detach().cpu().contiguous().numpy(), top))
+            short = (places < 0).any(1)
+            if bool(short.any()):
+                best[short], places[short] = self.search(queries[short], top=top)
+            return best, places
         scores = queries @ self.descriptors.mT
         if top < len(self.names):
             best, places = scores.topk(top, dim=1)
         else:
             best, places = scores.sort(dim=1, descending=True, stable=True)
         return best, places
+
+    def faiss(self, *, probes: int = 16) -> Any:
+        """An inverted file of the descriptors, for `search`: an approximate search among many of them.
+
+        Descriptors are put into about 4 √n cells around spherical k-means; a query is compared with those in the
+        `probes` nearest cells. More probes find more and take longer (`nprobe` of what is returned may be changed).
+        It takes as much memory as the descriptors once more, and for a million of them some minutes.
+
+        Raises ModuleNotFoundError where the package faiss is not installed.
+        """
+        try:
+            import faiss
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("the package faiss is not installed: pip install faiss-cpu, or search exactly, "
+                                      "without it") from error
+        n, d = self.descriptors.shape
+        cells = max(1, min(round(4 * n ** 0.5), n // _PER_CELL))
+        made = faiss.index_factory(d, f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
+        made.cp.min_points_per_centroid, made.cp.max_points_per_centroid = 1, _PER_CELL
+        made.nprobe = probes
+        vectors = self.descriptors.detach().cpu().float().contiguous().numpy()
+        made.train(vectors)
+        made.add(vectors)
+        return made
 
     def save(self, folder: str | Path) -> None:
         """Two files, descriptors-<hash>.safetensors and index.json, which is replaced last: an interrupted call leaves
@@ -401,3 +441,53 @@ def oxford_queries(folder: str | Path) -> list[Query]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no file *_query.txt; point to the ground truth of Oxford5k or Paris6k")
     return found
+
+
+def revisited_queries(file: str | Path, *, level: str = "medium") -> list[Query]:
+    """The queries of Revisited Oxford or Paris (Radenović et al. 2018), from gnd_roxford5k.pkl or gnd_rparis6k.pkl.
+
+    level: "easy" has the easy images for positives, "medium" the easy and the hard ones, "hard" the hard ones; those
+    of the other kind are junk. Queries without positives are left out. Query images are not part of the database.
+
+    The file is a pickle, which could run any program. Numbers, texts, lists, dicts and arrays of numbers are read;
+    anything else is refused. Raises ValueError for that, for another structure, and for an unknown level.
+    """
+    kinds = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
+    if level not in kinds:
+        raise ValueError(f"level {level!r} is not one of {', '.join(kinds)}")
+    data = Path(file).read_bytes()
+    try:
+        found = _Plain(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise ValueError(f"{file} cannot be read as a pickle of plain data: {error}") from error
+    try:
+        queries = []
+        for name, entry in zip(found["qimlist"], found["gnd"], strict=True):
+            images = {kind: frozenset(found["imlist"][int(i)] for i in entry[kind])
+                      for kind in ("easy", "hard", "junk")}
+            positives = frozenset().union(*(images[kind] for kind in kinds[level]))
+            x0, y0, x1, y1 = map(float, entry["bbx"])
+            if positives:
+                queries.append(Query(name, name, (x0, y0, x1, y1), positives,
+                                     frozenset().union(*images.values()) - positives))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} does not hold imlist, qimlist and gnd of bbx, easy, hard and junk ({error!r}); take "
+                         f"the ground truth of Revisited Oxford or Paris") from error
+    return queries
+
+
+class _Plain(pickle.Unpickler):
+    """Knows no names but those that arrays of numbers need."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):  # how old protocols write bytes
+            return _latin1
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return super().find_class("numpy._core.multiarray", name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _latin1(text, _encoding):
+    return text.encode("latin1")

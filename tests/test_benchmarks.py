@@ -141,4 +141,13 @@ def test_the_retrieval_benchmark_measures_every_method_and_size():
     setup = {"networks": ("student",), "side": 64, "images": 2, "repeat": 1, "sizes": (50, 200)}
     ratios, _ = retrieval.descriptors(setup)
     assert set(ratios) == {"mac", "rmac", "crow", "nmf_v", "nmf_vu"} and min(ratios.values()) > 1
-    assert {size: one["MB"] for size, one in retrieval.search(setup).items()} == {50: 0.1024, 200: 0.4096}
+    found = retrieval.search(setup)
+    assert {size: one["MB"] for size, one in found.items()} == {50: 0.1024, 200: 0.4096}
+    assert all(one["faiss"]["recall"] == 1 for one in found.values() if "faiss" in one)  # few cells: all are searched
+
+
+def test_descriptors_of_the_retrieval_benchmark_come_in_clusters():
+    vectors = loaded("retrieval").clustered(1000)
+    cosines = vectors @ vectors.mT - 2 * torch.eye(1000)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(1000), atol=1e-5)
+    assert cosines.max(1).values.mean() == pytest.approx(0.6, abs=0.1) and cosines.median().abs() < 0.1

@@ -1,5 +1,7 @@
 import json
 import os
+import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from nmfcore.retrieval import (
     locate,
     oxford_queries,
     pooled,
+    revisited_queries,
     rmac_regions,
     share_inside,
 )
@@ -318,6 +321,57 @@ def test_an_index_refuses_what_does_not_fit():
     assert len(ours.names) == 20
 
 
+# --- the index by faiss ---
+
+
+def clustered(n=4000, d=32):
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(n // 50, d, generator=generator)
+    vectors = centres[torch.randint(len(centres), (n,), generator=generator)]
+    vectors += torch.randn(n, d, generator=generator)
+    return Index(vectors / vectors.norm(dim=1, keepdim=True), [str(i) for i in range(n)])
+
+
+def test_search_by_faiss_finds_what_exact_search_finds():
+    pytest.importorskip("faiss")
+    ours = clustered()
+    made, queries = ours.faiss(), ours.descriptors[:200]
+    exact, found = (ours.search(queries, top=10, by=by) for by in (None, made))
+    assert found[1][:, 0].tolist() == list(range(200))  # an image finds itself
+    common = [len({*a} & {*b}) for a, b in zip(exact[1].tolist(), found[1].tolist(), strict=True)]
+    assert np.mean(common) > 9.5
+    assert torch.allclose(found[0], (queries[:, None] * ours.descriptors[found[1]]).sum(2), atol=1e-5)
+    few = ours.search(queries, top=10, by=ours.faiss(probes=1))[1]
+    assert np.mean([len({*a} & {*b}) for a, b in zip(exact[1].tolist(), few.tolist(), strict=True)]) < np.mean(common)
+    wide = [ours.search(queries[:20], top=10, expand=5, by=by)[1] for by in (None, made)]
+    assert (wide[0] == wide[1]).float().mean() > 0.95 and not torch.equal(wide[0], exact[1][:20])
+
+
+def test_where_faiss_finds_too_few_the_search_is_exact():
+    pytest.importorskip("faiss")
+    ours = clustered()
+    for top in (None, 500):
+        exact, found = (ours.search(ours.descriptors[:3], top=top, by=by) for by in (None, ours.faiss(probes=2)))
+        assert torch.equal(exact[1], found[1]) and torch.equal(exact[0], found[0])
+    few = index()
+    assert torch.equal(few.search(few.descriptors, top=4, by=few.faiss())[1], few.search(few.descriptors, top=4)[1])
+
+
+def test_a_faiss_index_of_fewer_images_is_refused():
+    pytest.importorskip("faiss")
+    ours = index()
+    made = ours.faiss()
+    ours.add(index(21).descriptors[20:], ["new.jpg"])
+    with pytest.raises(ValueError, match="holds 20 descriptors of 21; make it anew"):
+        ours.search(ours.descriptors[:1], by=made)
+
+
+def test_without_faiss_the_cure_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install faiss-cpu"):
+        index().faiss()
+
+
 # --- average precision ---
 
 
@@ -384,6 +438,76 @@ def test_the_official_oxford_queries():
         best = [*query.positives, *query.junk, "another"]
         assert average_precision(best, query.positives, query.junk) == 1
         assert average_precision(["another", *best], query.positives, query.junk) < 1
+
+
+# --- Revisited Oxford and Paris ---
+
+
+def revisited(box=(1.5, 2, 30, 40.25), **first):
+    entries = [{"bbx": list(box), "easy": [0, 1], "hard": [2], "junk": [3], **first},
+               {"bbx": [0, 0, 9, 9], "easy": [], "hard": [4, 0], "junk": []}]
+    return {"imlist": ["a", "b", "c", "d", "e"], "qimlist": ["q", "r"], "gnd": entries}
+
+
+def pickled(file, what, protocol=4):
+    file.write_bytes(pickle.dumps(what, protocol))
+    return file
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_revisited_queries_on_three_levels(tmp_path, protocol, kind):
+    made = revisited(box=kind([1.5, 2, 30, 40.25]), easy=kind([0, 1]), hard=[*kind([2])], junk=kind([3]))
+    file = pickled(tmp_path / "gnd.pkl", made, protocol)
+    found = {level: [(query.name, sorted(query.positives), sorted(query.junk)) for query in
+                     revisited_queries(file, level=level)] for level in ("easy", "medium", "hard")}
+    assert found == {"easy": [("q", ["a", "b"], ["c", "d"])],  # the second has nothing easy
+                     "medium": [("q", ["a", "b", "c"], ["d"]), ("r", ["a", "e"], [])],
+                     "hard": [("q", ["c"], ["a", "b", "d"]), ("r", ["a", "e"], [])]}
+    first = revisited_queries(file)[0]
+    assert first.image == "q" and first.box == (1.5, 2, 30, 40.25) and len(revisited_queries(file)) == 2
+
+
+def test_arrays_in_the_words_of_older_numpy_are_read(tmp_path):
+    file = pickled(tmp_path / "gnd.pkl", revisited(easy=np.array([0, 1])), 2)
+    file.write_bytes(file.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert revisited_queries(file, level="easy")[0].positives == {"a", "b"}
+
+
+class Runs:
+    def __init__(self, call, *args):
+        self.made = call, args
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.mark.parametrize("call", [os.system, eval, np.load, getattr, os.path.join])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_would_run_something_is_refused(tmp_path, call, protocol):
+    made = revisited(easy=Runs(call, f"touch {tmp_path / 'was_here'}"))
+    with pytest.raises(ValueError, match=r"gnd.pkl cannot be read as a pickle of plain data: it asks for \w+\.\w+"):
+        revisited_queries(pickled(tmp_path / "gnd.pkl", made, protocol))
+    assert [file.name for file in tmp_path.iterdir()] == ["gnd.pkl"]
+
+
+@pytest.mark.parametrize("what", [
+    [], {"imlist": ["a"]}, revisited(easy=[5]), revisited(easy=["a"]), revisited(easy=3), revisited(box=(1, 2, 3)),
+    {**revisited(), "qimlist": ["q"]}])
+def test_a_file_of_another_structure_is_refused(tmp_path, what):
+    with pytest.raises(ValueError, match="does not hold imlist, qimlist and gnd"):
+        revisited_queries(pickled(tmp_path / "gnd.pkl", what))
+
+
+def test_a_damaged_or_missing_file_and_an_unknown_level_are_named(tmp_path):
+    file = pickled(tmp_path / "gnd.pkl", revisited())
+    with pytest.raises(ValueError, match="level 'old' is not one of easy, medium, hard"):
+        revisited_queries(file, level="old")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cannot be read as a pickle"):
+        revisited_queries(file)
+    with pytest.raises(FileNotFoundError):
+        revisited_queries(tmp_path / "none.pkl")
 
 
 def test_rmac_overlap_on_a_long_map():
