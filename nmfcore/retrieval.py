@@ -378,7 +378,7 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
         mean = each[kept].mean(0)[None, None]
         large = interpolate(mean, size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
         bar = large.flatten().kthvalue(max(1, round((1 - TOP) * large.numel()))).values
-        found.append(box((large > bar) & (large > 0)))
+        found.append(box(large > bar))
     return found
 
 
@@ -395,7 +395,7 @@ def average_precision(ranking: Sequence, positives: Collection, junk: Container 
     """
     if not len(positives):
         raise ValueError("a query without positives has no average precision; leave it out")
-    hits = [image in positives for image in ranking if image not in junk or image in positives]
+    hits = [image in positives for image in ranking if image not in junk]
     total, found = 0.0, 0
     for r, hit in enumerate(hits):
         if hit:

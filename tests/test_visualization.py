@@ -54,9 +54,23 @@ def test_the_same_seed_gives_the_same_images_and_others_have_no_influence():
     model, directions = network(), torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
     options = {"layer": "3", "preprocess": identity, "side": 32, "steps": 8}
     images = visualize(model, directions, **options)
-    assert torch.equal(images, visualize(model, directions, **options))
+    with torch.no_grad():
+        assert torch.equal(images, visualize(model, directions, **options))
     assert torch.allclose(images[1:2], visualize(model, 5 * directions[1:2], **options), atol=1e-4)
     assert not torch.allclose(images, visualize(model, directions, seed=1, **options), atol=1e-2)
+
+
+def test_pictures_are_moved_before_each_step_all_alike():
+    shown = []
+
+    def watched(images):
+        shown.append(images.detach())
+        return images
+
+    visualize(network(), torch.ones(2, 6), layer="3", preprocess=watched, side=32, steps=3, step_size=1e-9)
+    assert all(images.shape == (2, 3, 32, 32) and torch.equal(*images) for images in shown)
+    for before, after in zip(shown, shown[1:], strict=False):
+        assert (before - after).abs().mean() > 0.1 * (before - before.mean()).abs().mean()
 
 
 def test_model_and_random_state_are_left_as_they_were():
