@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -69,7 +71,7 @@ def test_pictures_are_moved_before_each_step_all_alike():
 
     visualize(network(), torch.ones(2, 6), layer="3", preprocess=watched, side=32, steps=3, step_size=1e-9)
     assert all(images.shape == (2, 3, 32, 32) and torch.equal(*images) for images in shown)
-    for before, after in zip(shown, shown[1:], strict=False):
+    for before, after in itertools.pairwise(shown):
         assert (before - after).abs().mean() > 0.1 * (before - before.mean()).abs().mean()
 
 
