@@ -21,9 +21,9 @@ import argparse
 import importlib
 import importlib.util
 import os
-import time
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,7 @@ def neighbour(name):
 
 
 common = neighbour("nmf")
-
-
-def timed(function, *arguments, **settings):
-    """Seconds of processor time that a call takes, and what it returns."""
-    begin = time.process_time()
-    result = function(*arguments, **settings)
-    return time.process_time() - begin, result
+timed = partial(common.timed, "cpu")
 
 
 @contextmanager

@@ -12,10 +12,11 @@ cost    How the time of one iteration grows with N, M, K and the batch.
 
 Data: activations of VGG-19 after conv5_4 on ImageNet photographs where NMFCORE_DATA holds them, else those of the
 embedded student network on crops of the photographs inside scikit-image and scikit-learn. torchnmf and nmf-torch are
-left out where they are not installed (`pip install .[bench]`). Times are medians over repeats; compilation happens
-before, untimed, and its duration is printed. Subnormal numbers, which the multiplicative updates produce in masses and
-most CPUs are slow at, count as zero for all methods (`--subnormals` keeps them). Errors are measured outside the timed
-region, from the residual, summed in float64. Nothing is asserted.
+left out where they are not installed (`pip install .[bench]`). Times are medians over repeats, of the processor where
+one thread works, else of the clock; compilation happens before, untimed, and its duration is printed. Subnormal
+numbers, which the multiplicative updates produce in masses and most CPUs are slow at, count as zero for all methods
+(`--subnormals` keeps them). Errors are measured outside the timed region, from the residual, summed in float64. Nothing
+is asserted.
 """
 
 import argparse
@@ -161,13 +162,19 @@ def peers():
 
 
 def timed(device, function, *arguments, **settings):
-    """Seconds that a call takes on the device, and what it returns."""
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    """Seconds that a call takes on the device, and what it returns.
+
+    Where one thread of the CPU does it all, they are those of the processor, so that other work on the machine counts
+    little.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    clock = time.perf_counter if on_gpu or torch.get_num_threads() > 1 else time.process_time
     wait()
-    begin = time.perf_counter()
+    begin = clock()
     result = function(*arguments, **settings)
     wait()
-    return time.perf_counter() - begin, result
+    return clock() - begin, result
 
 
 def relative_error(A, U, V):
