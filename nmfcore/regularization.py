@@ -64,12 +64,9 @@ class NMFPerturbation(nn.Module):
         approximation = project(A, self.dictionary, sweeps=self.sweeps)
         if self.gradient == "identity":
             approximation = A + (approximation - A).detach()
-            residual = (A - approximation).detach()
-        else:
-            residual = A - approximation
         shape = [len(activations)] + [1] * (activations.dim() - 1)
         r = 1 - self.strength * torch.rand(shape, device=A.device, dtype=A.dtype)
-        return to_maps(approximation, activations.shape) + r * to_maps(residual, activations.shape)
+        return to_maps(approximation, activations.shape) + r * to_maps(A - approximation, activations.shape)
 
     @torch.no_grad()
     def _follow(self, A):
@@ -80,9 +77,9 @@ class NMFPerturbation(nn.Module):
         dead = V.norm(dim=1) == 0
         if dead.any():
             V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
-        U = _coefficients(A, normalize(V, dim=1), self.sweeps)
-        V = _sweep(normalize(V, dim=1)[None], (U @ U.mT)[None], (U @ A)[None], 1)[0]
-        self.dictionary = normalize(V, dim=1)
+        V = normalize(V, dim=1)
+        U = _coefficients(A, V, self.sweeps)
+        self.dictionary = normalize(_sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
 
 
 def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:

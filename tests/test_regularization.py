@@ -38,17 +38,18 @@ def test_equal_rows_of_V_have_a_gradient(generator):
     assert torch.allclose(twice, once, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(40, 12), (6, 12, 7), (5, 12, 4, 3)])
-def test_what_is_passed_on_lies_between_the_activations_and_their_approximation(generator, shape):
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+@pytest.mark.parametrize("shape", [(40, 12), (16, 12, 7), (15, 12, 4, 3)])
+def test_what_is_passed_on_lies_between_the_activations_and_their_approximation(generator, shape, strength):
     A = torch.rand(shape, generator=generator)
-    layer = NMFPerturbation(3).train()
+    layer = NMFPerturbation(3, strength=strength).train()
     torch.manual_seed(0)
     passed = layer(A)
     rows = A if A.dim() == 2 else A.movedim(1, -1).reshape(-1, 12)
     approximation = project(rows, layer.dictionary, sweeps=3)
     approximation = approximation if A.dim() == 2 else approximation.reshape(len(A), *shape[2:], 12).movedim(-1, 1)
     r = ((passed - approximation) / (A - approximation)).flatten(1)
-    assert r.min() > -1e-3 and r.max() < 1 + 1e-3 and torch.allclose(r, r[:, :1].expand_as(r), atol=1e-2)
+    assert 1 - strength - 1e-3 < r.min() < 1.2 - strength and 0.8 < r.max() < 1 + 1e-3 and torch.allclose(r, r[:, :1].expand_as(r), atol=1e-2)
     assert float(r[:, 0].std()) > 0.05 and passed.shape == A.shape  # each sample has its own
     assert torch.equal(layer.eval()(A), A)
 
@@ -61,6 +62,7 @@ def test_the_dictionary_follows_what_it_sees(generator):
         layer(A)
     error = float((project(A, layer.dictionary) - A).norm() / A.norm())
     assert error < max(0.02, 2 * float(nmf(A, 3).error))
+    assert torch.allclose(layer.dictionary.norm(dim=1), torch.ones(3))
 
 
 def test_gradients(generator):
