@@ -51,11 +51,19 @@ def test_semi_nmf_is_as_good_as_multiplicative_updates():
     assert error(A, semi_nmf(A, 4, tol=1e-8, max_iter=2000)) < 1.05 * min(ding(A, U) for U in starts)
 
 
+def test_semi_nmf_depends_on_its_seed_and_stops_by_its_tolerance():
+    A = signed(40, 8)
+    assert torch.equal(semi_nmf(A, 4, seed=1).U, semi_nmf(A, 4, seed=1).U)
+    assert not torch.allclose(semi_nmf(A, 4, seed=1).U, semi_nmf(A, 4, seed=2).U)
+    assert torch.equal(semi_nmf(A, 4, tol=1.0).U, semi_nmf(A, 4, max_iter=1).U)
+
+
 def test_semi_nmf_finds_a_planted_factorization():
     U = torch.eye(3, dtype=torch.float64).repeat(10, 1) * torch.arange(1, 31)[:, None]
     A = U @ signed(3, 7)
     assert error(A, semi_nmf(A, 3, tol=1e-10, max_iter=1000)) < 1e-3
-    assert not semi_nmf(torch.zeros(4, 3), 2).U.any()
+    nothing = semi_nmf(torch.zeros(4, 3), 2)
+    assert not nothing.U.any() and torch.isfinite(nothing.V).all()
     with pytest.raises(ValueError, match="max_iter=0"):
         semi_nmf(A, 3, max_iter=0)
 
