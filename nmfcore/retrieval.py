@@ -318,7 +318,7 @@ class Index:
                                       "without it") from error
         n, d = self.descriptors.shape
         cells = max(1, min(round(4 * n ** 0.5), n // _PER_CELL))
-        made = faiss.index_factory(d, f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
+        made: Any = faiss.index_factory(d, f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
         made.cp.min_points_per_centroid, made.cp.max_points_per_centroid = 1, _PER_CELL
         made.nprobe = probes
         vectors = self.descriptors.detach().cpu().float().contiguous().numpy()
