@@ -10,8 +10,9 @@ them; only the polygons of `parts` come with this project.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,11 +28,12 @@ from torch.nn.functional import interpolate
 from .datasets import PHOTOGRAPHS, SUFFIXES, data_folder
 from .photographs import Photographs
 from .records import DATA
-from .retrieval import Query
+from .retrieval import Query, oxford_queries
 from .segmentation import Box, box
 
 # Of an embedded photograph, as shares of its sides: left, top, and size.
 CROPS = ((0, 0, 1), (0, 0, 0.8), (0.2, 0, 0.8), (0, 0.2, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))
+BEYOND = 0.05  # as a share of the longer side, how far the box of a query may end outside its photograph
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,51 @@ def landmark_queries() -> tuple[dict[str, Path], list[Query], dict[str, dict[str
                     list(boxes[name])[:len(entry["queries"])]]
         files |= found
     return files, queries, boxes
+
+
+def oxford(name: str) -> tuple[dict[str, Path], list[Query]]:
+    """Photographs and queries of "oxford5k" or "paris6k" (Philbin et al. 2007, 2008).
+
+    The photographs lie in `<name>/images/` or in folders therein, the lists of the queries in `<name>/gt/`. Returned
+    are {image: path} of all photographs, called by their files' names without the suffix, as in the lists, and what
+    `retrieval.oxford_queries` reads. The photographs of the queries are among them, whole.
+
+    Boxes are given to a fraction of a pixel and may end beyond the last one: they are cut to their photographs.
+    Damaged files, of which Paris has 20 as it is published, are named in warnings and left out. Other images that the
+    lists name and that are not there are named in one more. Where they are positives, they count as never found.
+
+    Raises ValueError for another name, a folder without photographs, two photographs of one name, a query whose
+    photograph is missing or damaged, and a box that lies elsewhere; FileNotFoundError as `oxford_queries`.
+    """
+    if name not in ("oxford5k", "paris6k"):
+        raise ValueError(f"no set {name!r}; there are 'oxford5k' and 'paris6k'")
+    folder = _data() / name / "images"
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*.jpg"), key=lambda file: file.stem):
+        if file.stem in found:
+            raise ValueError(f"{found[file.stem]} and {file} have one name; remove one of them")
+        found[file.stem] = file
+    if not found:
+        raise ValueError(f"{folder} holds no *.jpg; put the photographs of {name} there")
+    files = {file.stem: file for file in Photographs(found.values(), side=64).paths}
+    queries = []
+    for query in oxford_queries(folder.parent / "gt"):
+        if query.image not in files:
+            raise ValueError(f"the photograph {query.image} of query {query.name} is missing from {folder} or damaged; "
+                             f"take it from {name} as published")
+        with Image.open(files[query.image]) as image:
+            W, H = image.size
+        x0, y0, x1, y1 = (min(max(edge, 0), length - 1) for edge, length in zip(query.box, (W, H, W, H), strict=True))
+        cut = max(abs(a - b) for a, b in zip(query.box, (x0, y0, x1, y1), strict=True))
+        if x0 >= x1 or y0 >= y1 or cut > BEYOND * max(W, H):
+            raise ValueError(f"the box {query.box} (x_min, y_min, x_max, y_max) of query {query.name} does not lie in "
+                             f"{files[query.image]} of {W} × {H} pixels; take the copy in its original size")
+        queries.append(replace(query, box=(x0, y0, x1, y1)))
+    absent = sorted(frozenset().union(*(query.positives | query.junk for query in queries)) - set(found))
+    if absent:
+        warnings.warn(f"{folder} has no photograph of {len(absent)} images that the lists of {name} name: "
+                      f"{', '.join(absent)}; complete it, or count them as never found", stacklevel=2)
+    return files, queries
 
 
 def pascal_part(name: str, merged: Mapping[str, str], *, year: int = 2010) -> MaskedSet:

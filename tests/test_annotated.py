@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from nmfcore import annotated, datasets
-from nmfcore.annotated import CROPS, crops, icoseg, landmark_queries, masked_set, parts, pascal_part, voc_boxes
+from nmfcore.annotated import CROPS, crops, icoseg, landmark_queries, masked_set, oxford, parts, pascal_part, voc_boxes
 from nmfcore.datasets import PHOTOGRAPHS
 from nmfcore.heatmaps import factorize, feature_maps
 from nmfcore.segmentation import assemble_parts, binarize, iou, match_parts
@@ -283,7 +283,8 @@ def test_our_own_polygons(name, count):
 
 def test_without_a_data_folder(monkeypatch):
     monkeypatch.delenv("NMFCORE_DATA", raising=False)
-    for load in (lambda: masked_set("Bird"), lambda: voc_boxes("dog"), lambda: pascal_part("dog", {})):
+    for load in (lambda: masked_set("Bird"), lambda: voc_boxes("dog"), lambda: pascal_part("dog", {}),
+                 lambda: oxford("oxford5k")):
         with pytest.raises(ValueError, match="NMFCORE_DATA is not set"):
             load()
 
@@ -321,6 +322,61 @@ def test_landmarks_of_another_size_or_missing_are_named(data, monkeypatch):
     (data / "monuments" / "arch" / "0.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"0\.jpg is not there"):
         landmark_queries()
+
+
+# --- Oxford and Paris ---
+
+
+def ground_truth(folder, name, line, good, ok="", junk=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, text in (("query", line), ("good", good), ("ok", ok), ("junk", junk)):
+        (folder / f"{name}_{kind}.txt").write_text(text)
+
+
+@pytest.fixture
+def paris(data):
+    """Four photographs of 40 × 30 pixels in two folders, a web page in place of a fifth, and one query."""
+    for image in ("defense/paris_defense_000605", "defense/paris_defense_7", "eiffel/paris_eiffel_1", "eiffel/a_1"):
+        save(data / f"paris6k/images/{image}.jpg", np.zeros((30, 40, 3)))
+    (data / "paris6k/images/eiffel/paris_eiffel_2.jpg").write_text("<html>302 Found</html>")
+    ground_truth(data / "paris6k/gt", "defense_1", "paris_defense_000605 -0.4 3.5 40.2 30", "paris_defense_000605\n",
+                 "paris_defense_7\nparis_eiffel_2\n", "paris_eiffel_1\n")
+    return data / "paris6k"
+
+
+def test_paris_in_its_folders_without_what_is_damaged(paris):
+    with pytest.warns(UserWarning, match=r"left out: .*paris_eiffel_2\.jpg cannot be read"):
+        files, (query,) = oxford("paris6k")
+    assert list(files) == ["a_1", "paris_defense_000605", "paris_defense_7", "paris_eiffel_1"]
+    assert files["paris_defense_7"] == paris / "images/defense/paris_defense_7.jpg"
+    assert (query.name, query.image, query.box) == ("defense_1", "paris_defense_000605", (0, 3.5, 39, 29))
+    assert query.positives == {"paris_defense_000605", "paris_defense_7", "paris_eiffel_2"}
+    assert query.junk == {"paris_eiffel_1"} and query.image in files
+
+
+def test_oxford_lies_in_one_folder_and_says_what_is_absent(data):
+    save(data / "oxford5k/images/tower_1.jpg", np.zeros((30, 40, 3)))
+    ground_truth(data / "oxford5k/gt", "tower_1", "oxc1_tower_1 1 2 20.5 10", "tower_1", "tower_2", "tower_3")
+    with pytest.warns(UserWarning, match="no photograph of 2 images .*: tower_2, tower_3; complete it"):
+        files, (query,) = oxford("oxford5k")
+    assert list(files) == ["tower_1"] and query.box == (1, 2, 20.5, 10) and "tower_2" in query.positives
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_oxford_and_paris_that_are_not_as_published(paris):
+    with pytest.raises(ValueError, match="no set 'Paris6k'; there are 'oxford5k' and 'paris6k'"):
+        oxford("Paris6k")
+    with pytest.raises(ValueError, match=r"oxford5k.images holds no \*\.jpg"):
+        oxford("oxford5k")
+    for line, error in (("paris_eiffel_2 1 1 9 9", "paris_eiffel_2 of query defense_1 is missing .* or damaged"),
+                        ("paris_defense_7 1 1 43 9", "box .* of query defense_1 does not lie in .* 40 × 30 pixels"),
+                        ("paris_defense_7 9 1 9 9", "box .* of query defense_1 does not lie in")):
+        ground_truth(paris / "gt", "defense_1", line, "a_1")
+        with pytest.raises(ValueError, match=error):
+            oxford("paris6k")
+    save(paris / "images/defense/a_1.jpg", np.zeros((30, 40, 3)))
+    with pytest.raises(ValueError, match=r"a_1\.jpg have one name"):
+        oxford("paris6k")
 
 
 @pytest.mark.parametrize("name", ["cup", "flower", "temple", "motorcycle"])
