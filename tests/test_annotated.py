@@ -345,8 +345,9 @@ def paris(data):
 
 
 def test_paris_in_its_folders_without_what_is_damaged(paris):
-    with pytest.warns(UserWarning, match=r"left out: .*paris_eiffel_2\.jpg cannot be read"):
+    with pytest.warns(UserWarning, match=r"left out: .*paris_eiffel_2\.jpg cannot be read") as noted:
         files, (query,) = oxford("paris6k")
+    assert len(noted) == 1  # it is damaged, not absent
     assert list(files) == ["a_1", "paris_defense_000605", "paris_defense_7", "paris_eiffel_1"]
     assert files["paris_defense_7"] == paris / "images/defense/paris_defense_7.jpg"
     assert (query.name, query.image, query.box) == ("defense_1", "paris_defense_000605", (0, 3.5, 39, 29))
