@@ -18,6 +18,7 @@ from typing import overload
 
 import numpy as np
 import torch
+from filelock import FileLock
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -229,20 +230,28 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: st
     """`feature_maps` for a set whose maps do not fit in memory: they go to `file`, and are mapped from there.
 
     The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
-    absent: what an interrupted run leaves beside it, the next one overwrites. A file that is there is used again; the
-    first image and the last one are run to see that it holds the maps of this set.
+    absent: what an interrupted run leaves beside it, the next one overwrites. Of several processes that ask for one
+    file at a time, one writes it and the others wait. A file that is there is used again; the first image and the last
+    one are run to see that it holds the maps of this set.
 
     Raises ValueError when `file` is something else, and as `feature_maps`.
     """
     file = Path(file)
-    if file.exists():
-        return _checked(file, model, images, layer)
     file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if file.exists():
+            return _checked(file, model, images, layer)
+        _write_maps(file, _forward(model, images, layer, batch_size, progress))
+        return _opened(file)
+
+
+def _write_maps(file, forward):
+    """Write what `_forward` gives, as the batches come, and put the images into their canonical order."""
     draft, partial = (file.with_name(f"{file.name}.{end}") for end in ("draft", "partial"))
     found, written = {}, 0
     try:
         with open(draft, "wb") as target:
-            for i, _, maps in _forward(model, images, layer, batch_size, progress):
+            for i, _, maps in forward:
                 rows = to_matrix(maps[None]).float().cpu().contiguous()
                 found[i] = tuple(maps.shape[1:]), _key(rows), written
                 written += target.write(rows.numpy().tobytes())
@@ -261,7 +270,6 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: st
         os.replace(partial, file)
     finally:
         draft.unlink(missing_ok=True)
-    return _opened(file)
 
 
 def _opened(file):

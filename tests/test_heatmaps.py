@@ -3,6 +3,8 @@
 import itertools
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -399,6 +401,22 @@ def test_stored_maps_give_the_heatmaps_of_those_in_memory(tmp_path, sizes, monke
         torch.testing.assert_close(found.factors.U, known.factors.U, atol=2e-3, rtol=0)
         for there, here in zip(found.maps, known.maps, strict=True):
             torch.testing.assert_close(there, here, atol=2e-3, rtol=0)
+
+
+def test_stored_maps_wanted_twice_at_a_time_are_made_once(tmp_path):
+    class Slow(list):
+        read = 0
+
+        def __getitem__(self, i):
+            Slow.read += 1
+            time.sleep(0.02)
+            return super().__getitem__(i)
+
+    images, model = Slow(mixed()), network()
+    with ThreadPoolExecutor(2) as pool:
+        wanted = [pool.submit(stored_maps, model, images, tmp_path / "maps", layer="1") for _ in range(2)]
+    first, second = (one.result() for one in wanted)
+    assert Slow.read == len(images) + 2 and torch.equal(first.matrix, second.matrix)
 
 
 def test_stored_maps_are_used_again_and_others_refused(tmp_path):
