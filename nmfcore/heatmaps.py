@@ -231,8 +231,8 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: st
 
     The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
     absent: what an interrupted run leaves beside it, the next one overwrites. Of several processes that ask for one
-    file at a time, one writes it and the others wait. A file that is there is used again; the first image and the last
-    one are run to see that it holds the maps of this set.
+    file at a time, one writes it and the others wait, by means of an empty file <file>.lock, which stays. A file that
+    is there is used again; the first image and the last one are run to see that it holds the maps of this set.
 
     Raises ValueError when `file` is something else, and as `feature_maps`.
     """
