@@ -4,7 +4,6 @@ CAM: Zhou et al. 2016. Grad-CAM: Selvaraju et al. 2017. Both weigh the feature m
 part of their sum; the maps are not normalized.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import evaluation_mode
-from .heatmaps import Images, Maps, batches, feature_maps
+from .heatmaps import Images, Maps, batches, feature_maps, of_one_shape
 
 
 def cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer: str, classifier: str,
@@ -103,11 +102,8 @@ def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, batch_size:
     """
     device = next((parameter.device for parameter in tail.parameters()), None)
     found: list[Tensor] = [torch.empty(0)] * len(features)
-    same = defaultdict(list)
-    for i, each in enumerate(features):
-        same[tuple(each.shape)].append(i)
     with torch.enable_grad(), evaluation_mode(tail):
-        for places in (group[i:i + batch_size] for group in same.values() for i in range(0, len(group), batch_size)):
+        for places in of_one_shape(features, batch_size):
             batch = torch.stack([features[i] for i in places]).to(device).requires_grad_()
             scores = tail(batch.clone())  # the tail may begin in place
             if scores.dim() != 2 or not 1 <= top <= scores.shape[1]:

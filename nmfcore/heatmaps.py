@@ -160,6 +160,15 @@ def batches(images: Images, batch_size: int, *, progress: bool = False) -> Itera
         yield batch(size)
 
 
+def of_one_shape(features: Maps, batch_size: int) -> Iterator[list[int]]:
+    """Places of maps n × (C, h, w) in the set, in lists of at most `batch_size` whose maps have one shape."""
+    same: dict[tuple, list[int]] = defaultdict(list)
+    for i, each in enumerate(features):
+        same[tuple(each.shape)].append(i)
+    for places in same.values():
+        yield from (places[i:i + batch_size] for i in range(0, len(places), batch_size))
+
+
 def _forward(model, images, layer, batch_size, progress) -> Iterator[tuple[int, torch.Size, Tensor]]:
     """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up."""
     device = next((parameter.device for parameter in model.parameters()), None)

@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import warnings
-from collections import defaultdict
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
-from .heatmaps import Maps
+from .heatmaps import Maps, of_one_shape
 from .nmf import nmf
 from .segmentation import Box, box
 
@@ -125,11 +124,7 @@ def _crow(features):
 
 def _factor_rows(features, method, rank, boxes, sizes, seed):
     rows: list[Tensor] = [torch.empty(0)] * len(features)
-    same = defaultdict(list)
-    for i, each in enumerate(features):
-        same[tuple(each.shape)].append(i)
-    parts = [places[i:i + _AT_ONCE] for places in same.values() for i in range(0, len(places), _AT_ONCE)]
-    for places in parts:  # of one size: one batched factorization
+    for places in of_one_shape(features, _AT_ONCE):  # one batched factorization
         h, w = features[places[0]].shape[1:]
         A = torch.stack([features[i] * channel_weights(features[i])[:, None, None] for i in places])
         found = nmf(A.flatten(2).mT, rank, seed=seed)
