@@ -238,7 +238,8 @@ def glued(name, value):
 def test_irreproducible_output_fails(tmp_path):
     shutil.copy(REPOSITORY / "conftest.py", tmp_path)
     text = "from IPython.display import Image, display\nimport base64\n"
-    picture = text + "display(Image(base64.b64decode({!r})))\n'hidden by the semicolon';"
+    slow = "import sys\nprint('this machine is slow', file=sys.stderr)\n"
+    picture = text + slow + "display(Image(base64.b64decode({!r})))\n'hidden by the semicolon';"
     noisy = text + "import os\ndisplay(Image(base64.b64decode({!r}) + os.urandom(8)))"
     name = shown(image_png=PIXEL, text_plain="<IPython.core.display.Image object>")
     nbformat.write(executed((picture.format(PIXEL), [name])), tmp_path / "same.ipynb")
