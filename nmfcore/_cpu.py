@@ -22,7 +22,8 @@ _CHUNK = 16  # tiles whose products are made together
 _SLICE = 4096  # rows of a dense A that are worked on together
 _PIECE = 256  # rows of a residual that are made together, in float64
 _WIDTH = 8  # vectors of a row of a factor that stay in registers
-_DENSITY = 0.2  # share of non-zeros up to which the CSR form of A is used
+_MANY = 128  # components from which on A Vᵀ is no longer what takes the time
+_DENSITY, _DENSITY_MANY = 0.4, 0.25  # share of non-zeros up to which the CSR form of A is faster
 _INT = ir.IntType(64)
 _FAST = ("fast",)  # all values are finite, so that sums may be reordered and fused
 
@@ -594,15 +595,15 @@ def _in_pieces(work, tiles, like, pool):
     return total
 
 
-def survey_all(A):
-    """(B,) largest entries of A (B, N, M), and the matrices in CSR form, None in place of those that are dense.
+def survey_all(A, rank):
+    """(B,) largest entries of A (B, N, M), and the matrices in CSR form, None where `rank` makes dense ones faster.
 
     The largest entries are None if an entry is not finite or negative.
     """
     A, (_, N, M) = A.numpy(), A.shape
     bits, peaks, found = A.view(np.uint32 if A.dtype == np.float32 else np.uint64), np.empty(len(A), A.dtype), []
     for b, X in enumerate(A):
-        space = int(_DENSITY * X.size) + M
+        space = int((_DENSITY if rank <= _MANY else _DENSITY_MANY) * X.size) + M
         indptr, columns = np.empty(-(-N // LANES) * LANES + 1, np.int64), np.zeros(M, A.dtype)
         indices, values = np.empty(space, np.int32), np.empty(space, A.dtype)
         peaks[b:b + 1].view(bits.dtype)[0] = compress(X, bits[b], indptr, indices, values, columns)

@@ -177,7 +177,7 @@ class _Run:
         self.peak, self.sparse = None, [None] * len(self.A)
         if self.compiled and chunk is None:
             self.A = self.A.contiguous()
-            self.peak, self.sparse = _cpu.survey_all(self.A)
+            self.peak, self.sparse = _cpu.survey_all(self.A, max(ranks, default=1))
         if self.peak is None:
             self.peak = _peaks(A, chunk or self.N)  # (B,)
         if not isinstance(init, (tuple, list)):

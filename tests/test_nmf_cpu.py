@@ -356,11 +356,18 @@ def test_a_problem_of_a_batch_has_the_bits_that_it_has_alone(sparse, threads):
 
 def test_each_matrix_of_a_batch_is_sparse_or_dense_by_itself():
     A = torch.stack([matrix(150, 40, sparse, seed=seed) for seed, sparse in enumerate((True, False, True))])
-    assert [form is None for form in _cpu.survey_all(A)[1]] == [False, True, False]
+    assert [form is None for form in _cpu.survey_all(A, 6)[1]] == [False, True, False]
     together = nmf(A, 6)
     for b in range(3):
         alone = nmf(A[b], 6)
         assert torch.equal(together.U[b], alone.U) and torch.equal(together.V[b], alone.V)
+
+
+def test_the_form_of_a_matrix_depends_on_how_many_components_are_asked_for():
+    A = torch.rand(1, 300, 40, generator=torch.Generator().manual_seed(0)) + 0.1
+    A[torch.arange(300 * 40).reshape(1, 300, 40) % 10 > 2] = 0
+    assert _cpu.survey_all(A, 128)[1][0] and not _cpu.survey_all(A, 129)[1][0]
+    agree(nmf(A[0], 6), nmf(A[0], (6, 129), max_iter=200, warm=False)[0], 1e-4)
 
 
 def test_calls_from_several_threads_at_once(threads):
