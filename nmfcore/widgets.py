@@ -23,7 +23,7 @@ _SHOW = ("const box = this.closest('.nmf-frames');"
 
 def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[str], caption: str,
            start: int = 0) -> HTML:
-    """A slider over matplotlib figures, which are closed: an `IPython.display.HTML`.
+    """A slider over matplotlib figures, which are closed: an `IPython.display.HTML`. A single one has no slider.
 
     labels: what the slider says at each position, such as "K = 3". alts: a text for readers who cannot see the
     figure, one per frame. caption: HTML-free text under all of them. start: the position shown first.
@@ -39,10 +39,11 @@ def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[s
         f'<img src="{_webp(figure)}" alt="{escape(alt)}">'
         f'<figcaption>{escape(label)}. {escape(caption)}</figcaption></figure>'
         for i, (figure, label, alt) in enumerate(zip(figures, labels, alts, strict=True)))
-    return HTML(f'<div class="nmf-frames"><label><output>{escape(labels[start])}</output> '
-                f'<input type="range" min="0" max="{len(figures) - 1}" step="1" value="{start}" autocomplete="off" '
-                f'aria-label="{escape(caption)}" aria-valuetext="{escape(labels[start])}" oninput="{escape(_SHOW)}">'
-                f'</label>{body}</div>')
+    slider = (f'<label><output>{escape(labels[start])}</output> '
+              f'<input type="range" min="0" max="{len(figures) - 1}" step="1" value="{start}" autocomplete="off" '
+              f'aria-label="{escape(caption)}" aria-valuetext="{escape(labels[start])}" oninput="{escape(_SHOW)}">'
+              f'</label>') if len(figures) > 1 else ""
+    return HTML(f'<div class="nmf-frames">{slider}{body}</div>')
 
 
 def _webp(figure):

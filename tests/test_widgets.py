@@ -72,6 +72,11 @@ def test_exactly_one_figure_is_visible(start):
     assert page.texts[0] == shown[0]
 
 
+def test_a_single_figure_has_no_slider():
+    page = Elements(show(1))
+    assert page.of("input") == [] and len(page.of("figure")) == 1 and "hidden" not in page.of("figure")[0]
+
+
 def test_every_frame_is_an_embedded_image_with_its_text():
     page = Elements(show())
     assert [image["alt"] for image in page.of("img")] == ["curve 0", "curve 1", "curve 2"]
@@ -86,7 +91,7 @@ def test_every_frame_is_an_embedded_image_with_its_text():
 
 def test_texts_are_escaped():
     nasty = "<b>\"K\" & 'M'</b> > 1"
-    html = show(1, labels=[nasty], alts=[nasty], caption=nasty)
+    html = show(2, labels=[nasty] * 2, alts=[nasty] * 2, caption=nasty)
     page = Elements(html)
     assert "<b>" not in html and {tag for tag, _ in page.tags} == {"div", "label", "output", "input", "figure", "img",
                                                                    "figcaption"}
