@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-VERDICTS = ("reproduced", "partly reproduced", "differs", "not reproduced")
+VERDICTS = ("reproduced", "partly reproduced", "differs", "not reproduced", "measured")
 _PACKAGES = ("nmfcore", "torch", "torchvision", "numba", "numpy", "scipy", "scikit-learn", "scikit-image")
 
 

@@ -23,9 +23,11 @@ MEANINGS = {
     "partly reproduced": "part of it agrees, or on smaller data than the thesis had; the note says which",
     "differs": "computed here, and it disagrees with the thesis; the note says how",
     "not reproduced": "attempted without success; the note says why",
+    "measured": "only proposed by the thesis, and carried out here; the note says what came of it",
     "not yet": "its chapter is still to be written",
 }
-SIGNS = {"reproduced": "✓", "partly reproduced": "◐", "differs": "≠", "not reproduced": "✗", "not yet": "…"}
+SIGNS = {"reproduced": "✓", "partly reproduced": "◐", "differs": "≠", "not reproduced": "✗", "measured": "→",
+         "not yet": "…"}
 CHAPTERS = {
     "1": "Thesis chapter 1: introduction",
     "2": "Thesis chapter 2: background",
