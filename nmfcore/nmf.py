@@ -571,15 +571,19 @@ def _sweep(X, G, C, inner):
     K = X.shape[1]
     diagonal = G.diagonal(dim1=-2, dim2=-1)
     inverse = torch.where(diagonal > 0, 1 / diagonal, 0).unsqueeze(-1)  # a dead row stays as it is
+    parts = []
+    for first in range(0, K, _BLOCK):
+        some = slice(first, first + _BLOCK)
+        others = G[:, some].clone()
+        others[:, :, some] = 0
+        of_rows = (Y.split(1, 1) for Y in (X[:, some], G[:, some, some], inverse[:, some]))
+        parts.append((X[:, some], C[:, some], others, *of_rows))
     for _ in range(inner):
-        for start in range(0, K, _BLOCK):
-            stop = min(start + _BLOCK, K)
-            R = torch.baddbmm(C[:, start:stop], G[:, start:stop], X, alpha=-1)  # (B, block, P)
-            for k in range(start, stop):
-                move = torch.maximum(R[:, k - start] * inverse[:, k], -X[:, k])
-                X[:, k] += move
-                if k + 1 < stop:
-                    R[:, k - start + 1:] -= G[:, k + 1:stop, k, None] * move.unsqueeze(1)
+        for block, R, others, rows, couplings, weights in parts:
+            if K > _BLOCK:  # what the other rows contribute does not change meanwhile
+                R = torch.baddbmm(R, others, X, alpha=-1)
+            for x, r, g, weight in zip(rows, R.split(1, 1), couplings, weights, strict=True):
+                x.addcmul_(torch.baddbmm(r, g, block, alpha=-1), weight).clamp_(min=0)
     return X
 
 

