@@ -408,7 +408,10 @@ def test_a_batch_equals_its_problems_one_by_one(batch, solver):
     for i in index:
         alone = nmf(A[i], 2, solver=solver, seed=7)
         late = int(result.iterations[i]) - int(alone.iterations)
-        assert abs(late) <= 2 if alone.reason == "exact" else late == 0  # rounding decides when a fit is exact
+        if alone.reason == "exact" and engine._cpu is None:  # torch rounds a batch of products otherwise than one
+            assert abs(late) <= 2
+        else:
+            assert late == 0
         assert result.status[i] == alone.status
         torch.testing.assert_close(result.V[i], alone.V, rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(result.U[i], alone.U, rtol=1e-6, atol=1e-8 * float(A[i].max()))
