@@ -151,7 +151,7 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     batches = [trained.kept[i.to(device)] for i in class_batches(trained.labels[trained.kept], seed=job.seed)]
     inputs, labels = ([values[i] for i in batches] for values in (given.inputs, trained.labels))
     layers = compressed_layers(model)
-    curves = {name: [] for name in ("test_loss", "test_accuracy", *(["validation_loss"] if job.held_out else []),
+    curves: dict[str, list[float]] = {name: [] for name in ("test_loss", "test_accuracy", *(["validation_loss"] if job.held_out else []),
                                     "uncompressed", *METHODS)}
     for file in trained.weights:
         model.load_state_dict(load_file(file))
@@ -187,8 +187,9 @@ def best_epoch(run: dict) -> float:
 def stop_epoch(run: dict, method: str) -> float | None:
     """The first maximum of the smoothed AuC, in epochs; None where training ends before it is certain."""
     place = first_maximum(run[method], RADIUS)
-    certain = place is not None and place + 1 + RADIUS < len(run[method])
-    return (place + 1) * run["epochs_per_check"] if certain else None
+    if place is None or place + 1 + RADIUS >= len(run[method]):
+        return None
+    return (place + 1) * run["epochs_per_check"]
 
 
 def error(run: dict, method: str) -> float:

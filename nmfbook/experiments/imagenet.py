@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Subject:
-    model: nn.Sequential
+    model: nn.Module
     layers: list[str]
     training: tuple[torch.Tensor, torch.Tensor]  # what reaches the model, labels
     held_out: tuple[torch.Tensor, torch.Tensor]
@@ -115,7 +115,7 @@ def measure(job: Job, subject: Subject, *, device: str = "cpu") -> dict:
     inputs, labels = subject.held_out if job.kind == "held out" else subject.training
     draw = mixed_batches if job.kind == "multi" else class_batches
     batches = [i.to(device) for i in draw(labels, job.samples, seed=job.seed)]
-    width = dict(subject.model.named_children())[subject.layers[-1]][0].weight.shape[0]
+    width = memorizing_networks.width_of(subject.model, subject.layers)
     curves = [accuracy_curve(subject.model, subject.layers, inputs[i], labels[i], method=job.method, ablate=job.ablate,
                              ranks=[1, 2, 4, 8, *range(job.step, width, job.step)], tol=1e-2, seed=job.seed)
               for i in batches]  # one after another, to bound memory

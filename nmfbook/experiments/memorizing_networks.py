@@ -129,7 +129,8 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     def curve(layers, kind="class", size=50, **options):
         batches = (class_batches if kind == "class" else mixed_batches)(labels, size, seed=job.seed)
         inputs, targets = ([values[i.to(device)] for i in batches] for values in (given.inputs, labels))
-        return accuracy_curve(model, layers, inputs, targets, ranks=ranks(width_of(model, layers)), seed=job.seed, **options)
+        grid = ranks(width_of(model, layers))
+        return accuracy_curve(model, layers, inputs, targets, ranks=grid, seed=job.seed, **options)
 
     layers, block = hidden_layers(model), compressed_layers(model)
     single = {name: curve([name]) for name in layers}
