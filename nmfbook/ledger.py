@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import data, files
+from . import data, files, interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger"
@@ -264,21 +264,22 @@ def rounded(thing):
     return thing
 
 
-class TimeIsUp(Exception):
-    """Raised by the clock, wherever the program is."""
+class TimeIsUp(BaseException):
+    """Raised by the clock, wherever the program is; no `except Exception` on the way may take it for its own."""
 
 
-def measure(names: tuple[str, ...] = EXPERIMENTS, *, job: str | None = None, hours: float | None = None,
+def measure(names: tuple[str, ...] | None = None, *, job: str | None = None, hours: float | None = None,
             device: str = "cpu") -> int:
     """Do the next missing jobs, one after another, until none is left or the time is up; returns an exit status.
 
     Names of experiments, and the beginning of a job's key, restrict them. Several processes share the work: each job is
     locked while it is done, and the lock falls with the process.
     """
+    names = names or EXPERIMENTS
     os.nice(10)
     torch.set_num_threads(1)
     results, failed, begin = spool() / "results", 0, time.monotonic()
-    results.mkdir(parents=True, exist_ok=True)
+    (spool() / "locks").mkdir(parents=True, exist_ok=True)
 
     def up(*_):
         raise TimeIsUp
@@ -298,8 +299,7 @@ def measure(names: tuple[str, ...] = EXPERIMENTS, *, job: str | None = None, hou
             lacking = experiment(name).needs(each, device)
             if lacking and not (job and "GPU" in lacking):
                 continue
-            lock = FileLock(results / name / f".{key(each)}.lock")
-            (results / name).mkdir(exist_ok=True)
+            lock = FileLock(spool() / "locks" / f"{name}-{key(each)}")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -318,7 +318,6 @@ def measure(names: tuple[str, ...] = EXPERIMENTS, *, job: str | None = None, hou
                 say(f"  failed: {name} {key(each)}; the others go on")
             finally:
                 lock.release()
-                Path(lock.lock_file).unlink(missing_ok=True)
     except TimeIsUp:
         say(f"the time is up after {(time.monotonic() - begin) / 3600:.2f} h; a training goes on from its last epoch")
     finally:
@@ -350,8 +349,8 @@ def _left(jobs, device):
     unknown = sum(count for like, count in left.items() if not took[like])
     say(f"{sum(left.values())} jobs left: about {hours:.1f} h of one thread"
         + (f", and {unknown} of kinds that were never measured" if unknown else ""))
-    for lacking, count in waiting.items():
-        say(f"{count} jobs wait for {lacking}")
+    for lacking, number in waiting.items():
+        say(f"{number} jobs wait for {lacking}")
 
 
 # --- accepting --------------------------------------------------------------------------------------------
@@ -465,9 +464,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--number", default="3", help="jobs to audit")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
-    # Ctrl-C, also where a shell's background job ignores it; a second one must not cut the first one short
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
+    interrupts.once()
     try:
         if options.command == "accept":
             return accept()
@@ -498,12 +495,6 @@ def _number(text, name):
     if not 0 < number < math.inf:
         raise ValueError(f"{name}={text}: expected a number above 0")
     return int(number) if name == "N" else number
-
-
-def _interrupted(*_):
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -29,6 +28,8 @@ import jupytext
 import nbformat
 import psutil
 import yaml
+
+from nmfbook import interrupts
 
 PARAMETERS = {"profile", "seed", "device"}
 CELL_SECONDS = {"quick": 1800, "desk": 24 * 3600, "paper": 24 * 3600}  # profile -> longest time one cell may take
@@ -433,6 +434,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as on Ctrl-C
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background job ignores it
+    interrupts.once()
     sys.exit(main())

@@ -151,8 +151,8 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     batches = [trained.kept[i.to(device)] for i in class_batches(trained.labels[trained.kept], seed=job.seed)]
     inputs, labels = ([values[i] for i in batches] for values in (given.inputs, trained.labels))
     layers = compressed_layers(model)
-    curves: dict[str, list[float]] = {name: [] for name in ("test_loss", "test_accuracy", *(["validation_loss"] if job.held_out else []),
-                                    "uncompressed", *METHODS)}
+    names = ["test_loss", "test_accuracy", *(["validation_loss"] if job.held_out else []), "uncompressed", *METHODS]
+    curves: dict[str, list[float]] = {name: [] for name in names}
     for file in trained.weights:
         model.load_state_dict(load_file(file))
         model.eval()
