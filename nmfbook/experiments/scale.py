@@ -18,8 +18,8 @@ def jobs() -> list:
     """Both kinds of job, seeds slowest. A quarter of the width on all images is `memorizing_networks`' own."""
     found: list = []
     for seed in range(SEEDS):
-        found += [memorizing_networks.Job("cifar10_jpeg", width, p, seed, per_class, lr=3e-4) for (width, per_class), p in
-                  product(SIZES, LEVELS)]
+        found += [memorizing_networks.Job("cifar10_jpeg", width, p, seed, per_class, lr=3e-4)
+                  for (width, per_class), p in product(SIZES, LEVELS)]
         found += [early_stopping.Job("cifar10_jpeg", 1 / 8, *rate, seed, images=images)
                   for images in (4500, 10_000) for rate in early_stopping.RATES.values()]
     return found
