@@ -39,7 +39,7 @@ from . import data, files, interrupts
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger"
 EXPERIMENTS = ("early_stopping", "memorizing_networks", "generalization", "imagenet", "scale")
-LARGEST = 4096  # bytes of a file
+LARGEST = 6144  # bytes of a file
 CHEAP = 600  # CPU seconds up to which an audit repeats a job
 DIGITS = 4  # significant, of what is measured
 

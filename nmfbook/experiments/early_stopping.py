@@ -76,7 +76,7 @@ def jobs() -> list[Job]:
 
     rates, quarter = list(RATES.values()), [*RATES.values(), ("adam", 5e-4)]
     first = [*runs(range(4), 1 / 8, rates), *runs(range(1), 1 / 4, rates), *runs(range(1), 1 / 8, rates, p=0.2),
-             *runs(range(1), 1 / 8, rates, held_out=0.1)]
+             *runs(range(1), 1 / 8, rates, held_out=0.1), *runs(range(1), 1 / 8, rates[:1], precision="float32")]
     more = [*runs(range(1), 1 / 4, quarter[3:]), *runs(range(1, 3), 1 / 4, quarter),
             *runs(range(1, 3), 1 / 8, rates, p=0.2), *runs(range(4, 10), 1 / 8, rates),
             *runs(range(2), 1 / 2, rates[:1])]
@@ -200,7 +200,7 @@ def error(run: dict, method: str) -> float:
 
 def runs(**fields) -> Callable[[list], list]:
     """A function of entries: those of the printed schedule with these fields, on true labels, nothing held out."""
-    wanted = dict(p=0, held_out=0, images=None, checks=40, every=250, batch=100) | fields
+    wanted = dict(p=0, held_out=0, images=None, checks=40, every=250, batch=100, precision="bfloat16") | fields
 
     def units(entries):
         return [entry.measurements for entry in entries

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from nmfcore.compression import Curve, accuracy_curve, area, class_batches, mixed_batches
+from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batches
 from nmfcore.datasets import randomized_labels
 from nmfcore.networks import memorization_network
 from nmfcore.training import History
@@ -64,7 +64,8 @@ def jobs() -> list[Job]:
               for of in (SVHN, SOUNDS)]
     full = [Job(data=name, width=1.0, p=p, seed=seed, lr=3e-4) for name in ("cifar10", "cifar10_jpeg")
             for seed in range(10) for p in sorted(sum(LEVELS, ()))]
-    return [*digits, *images, *sounds, *full]
+    float32 = [Job(p=0.4, seed=0, precision="float32", **of) for of in (FASHION, CIFAR)]  # does precision matter?
+    return [*digits, *images[:18], *float32, *images[18:], *sounds, *full]
 
 
 def needs(job: Job, device: str) -> str | None:
@@ -105,9 +106,9 @@ def compressed_layers(model: nn.Module) -> list[str]:
 
 
 def ranks(width: int) -> list[int]:
-    """Each half as large again as the one before, in steps of 20 at most, or a twentieth of a wide layer."""
+    """Each half as large again as the one before, in steps of 20 at most, or a twelfth of a wide layer."""
     grid = [1]
-    while (following := grid[-1] + min(max(20, width // 20), -(-grid[-1] // 2))) < width:
+    while (following := grid[-1] + min(max(20, width // 12), -(-grid[-1] // 2))) < width:
         grid.append(following)
     return grid
 
@@ -121,7 +122,8 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     """AuC layer by layer and in sequence, by method and kind of batch, compressed and ablated."""
     given, model, labels = data.load(job.data, job.per_class, device), trained.model, trained.labels
     history = trained.history
-    found = {"converged": history.converged, "epochs": history.epochs, "training": history.accuracy,
+    found = {"converged": history.converged, "epochs": history.epochs,
+             "training": [round(value, 3) for value in history.accuracy],
              "test": history.test_accuracy}
     if not history.converged:
         return found
@@ -130,6 +132,8 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
         batches = (class_batches if kind == "class" else mixed_batches)(labels, size, seed=job.seed)
         inputs, targets = ([values[i.to(device)] for i in batches] for values in (given.inputs, labels))
         grid = ranks(width_of(model, layers))
+        if layers[0].startswith("fc"):
+            grid = sorted({*grid, *([size] if size < grid[-1] else [])})  # from there on most methods are exact
         return accuracy_curve(model, layers, inputs, targets, ranks=grid, seed=job.seed, **options)
 
     layers, block = hidden_layers(model), compressed_layers(model)
@@ -138,11 +142,14 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
                        "auc": [c.auc for c in single.values()], "limit_auc": [c.limit_auc for c in single.values()],
                        "error": [_area(c.error[0], c.ranks) for c in single.values()],
                        "raw_error": [_area((c.error * c.norm)[0], c.ranks) for c in single.values()],
-                       "curves": {name: _kept(c) for name, c in single.items() if name in SHOWN}}
-    found["sequence"] = {f"{method}, {kind}": _kept(curve(block, kind, method=method))
-                         for kind in ("class", "mixed") for method in METHODS}
-    found["ablation"] = {method: _kept(curve(block, method=method, ablate=True))
-                         for method in ("nmf", "pca", "random_ablation")}
+                       "curves": {name: {"ranks": c.ranks, "accuracy": c.accuracy.mean(0)}
+                                  for name, c in single.items() if name in SHOWN}}
+    sequences = {f"{method}, {kind}": curve(block, kind, method=method) for kind in ("class", "mixed")
+                 for method in METHODS}
+    ablations = {method: curve(block, method=method, ablate=True) for method in ("nmf", "pca", "random_ablation")}
+    found["ranks"] = next(iter(sequences.values())).ranks  # of all of these
+    for name, curves in (("sequence", sequences), ("ablation", ablations)):
+        found[name] = {of: {"auc": c.auc, "accuracy": c.accuracy.mean(0)} for of, c in curves.items()}
     found["batch_sizes"] = {str(size): {method: curve(block, size=size, method=method).auc for method in METHODS}
                             for size in (20, 100)}
     return found
@@ -150,10 +157,6 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
 
 def _area(errors, ranks):
     return float(area(errors.mean(0), ranks))
-
-
-def _kept(curve: Curve) -> dict:
-    return {"auc": curve.auc, "ranks": curve.ranks, "accuracy": curve.accuracy.mean(0)}
 
 
 # --- claims -----------------------------------------------------------------------------------------------
@@ -176,7 +179,8 @@ def seeds(levels: tuple[float, ...], converged: bool = True, **fields) -> Callab
         by_seed: dict[int, dict] = {}
         for entry in entries:
             job = entry.job
-            if job.get("per_class") is None and all(job[name] == value for name, value in fields.items()):
+            wanted = dict(per_class=None, precision="bfloat16") | fields
+            if all(job[name] == value for name, value in wanted.items()):
                 if entry.measurements["converged"] or not converged:
                     by_seed.setdefault(job["seed"], {})[job["p"]] = entry.measurements
         return [by_seed[seed] for seed in sorted(by_seed) if {*levels} <= {*by_seed[seed]}]
