@@ -111,6 +111,7 @@ def fingerprints(root, threads):
     installed = sorted(f"{package.metadata['Name']} {package.version}" for package in distributions())
     return {
         "nmfcore": contents(root, "nmfcore/*.py"),
+        "nmfbook": contents(root, "nmfbook/**/*.py"),
         "tools/book.py": contents(root, "tools/book.py"),
         "requirements.txt": contents(root, "requirements.txt"),
         "data/": contents(root, "data/**/*"),
@@ -368,7 +369,7 @@ def test(root, notebooks):
 
 
 def record(root, name, notebook):
-    from nmfcore import records
+    from nmfbook import records
 
     path = records.save(records.collect(nbformat.read(notebook, as_version=4), name), root / "data" / "records")
     say(f"  recorded in {path.relative_to(root)}")
