@@ -5,7 +5,7 @@ the reproduction page and `data/records/` read it:
 
 - `used(photographs=..., network=...)` states which data and weights the page was computed from;
 - `glue("name", value)` makes a number available to the prose as {glue:text}`name`;
-- `row("F2.13", ...)` reports on one row of `data/thesis/rows.csv`; its verdict is computed from answers, on every build.
+- `row("F2.13", ...)` reports on one row of `data/thesis/rows.csv`; its verdict is computed, on every build.
 """
 
 import ast
@@ -33,7 +33,7 @@ _PACKAGES = ("nmfcore", "torch", "torchvision", "numba", "numpy", "scipy", "scik
 
 @dataclass(frozen=True)
 class Record:
-    """One recorded run of one chapter, as stored in `data/records/<chapter>.json`: what was measured, and no verdict."""
+    """One recorded run of one chapter, as stored in `data/records/<chapter>.json`: measurements, and no verdict."""
 
     chapter: str
     parameters: dict  # profile, seed, device

@@ -115,7 +115,8 @@ def test_an_unknown_make_variable_is_named():
 
 
 @pytest.mark.parametrize("name, path", [
-    ("nmfcore", "nmfcore/nmf.py"), ("nmfbook", "nmfbook/experiments/one.py"), ("tools/book.py", "tools/book.py"), ("requirements.txt", "requirements.txt"),
+    ("nmfcore", "nmfcore/nmf.py"), ("nmfbook", "nmfbook/experiments/one.py"), ("tools/book.py", "tools/book.py"),
+    ("requirements.txt", "requirements.txt"),
     ("data/", "data/models/net.txt"), ("data/", "data/records/new.json"),
     ("outside data", "outside/faces/1.pgm"), ("outside data", "torch/hub/checkpoints/vgg.pth"),
 ])
@@ -287,7 +288,8 @@ def test_site(pages):
     assert done.select_one("a[href='sound.html#row-f2-13']").get_text() == "F2.13"
     assert "49 *parts* | <b>" in done.get_text() and "Parts of *faces* | $1" in done.get_text()
     assert "✓ reproduced" in done.get_text() and "– not tested" in waiting.get_text()
-    assert waiting.select_one("a[href='unsound.html']").get_text() == "F2.14" and "the *points* are lost" in waiting.get_text()
+    assert waiting.select_one("a[href='unsound.html']").get_text() == "F2.14"
+    assert "the *points* are lost" in waiting.get_text()
 
 
 def test_the_verdict_is_that_of_the_recorded_run(pages):
@@ -299,11 +301,11 @@ def test_the_verdict_is_that_of_the_recorded_run(pages):
     both.parent.mkdir()
     nbformat.write(notebook, both)
     with pytest.raises(ValueError, match="has no record"):
-        reproduction.page(root, notebooks | {"sound": both})
+        reproduction.pages(root, notebooks | {"sound": both})
     record = records.Record("sound", {"profile": "paper"}, provenance={"device": "abacus"})
     path = records.save(record, root / "data" / "records")
     try:
-        text = reproduction.page(root, notebooks | {"sound": both})
+        text = reproduction.pages(root, notebooks | {"sound": both})["reproduction"]
     finally:
         path.unlink()
     card = next(part for part in text.split(":::") if "F2.13" in part)
@@ -330,7 +332,8 @@ def waits(root, column):
     path = root / "data/thesis/rows.csv"
     before = path.read_text()
     head, *lines = before.splitlines()
-    path.write_text("\n".join([head, *(line.rpartition(",")[0] + "," + column[line.partition(",")[0]] for line in lines), ""]))
+    changed = [line.rpartition(",")[0] + "," + column[line.partition(",")[0]] for line in lines]
+    path.write_text("\n".join([head, *changed, ""]))
     try:
         yield
     finally:
@@ -345,7 +348,21 @@ def waits(root, column):
 def test_a_row_is_reported_or_says_what_it_waits_for(pages, column, complaint):
     root, notebooks = pages
     with waits(root, column), pytest.raises(ValueError, match=complaint):
-        reproduction.page(root, notebooks)
+        reproduction.pages(root, notebooks)
+
+
+def test_a_page_of_the_book_shows_computed_verdicts(pages):
+    root, notebooks = pages
+    page = root / "book/what_changed_our_mind.md"
+    try:
+        page.write_text("# Changed\n\nNow: {verdict}`F2.13`\n")
+        text = reproduction.pages(root, notebooks)["what_changed_our_mind"]
+        assert "[✓ reproduced]{.nmf-verdict .nmf-reproduced} {ref}`F2.13 <row-f2-13>` (faces)" in text
+        page.write_text("Now: {verdict}`F2.14`\n")
+        with pytest.raises(ValueError, match=r"F2\.14, on which no chapter reports"):
+            reproduction.pages(root, notebooks)
+    finally:
+        page.unlink()
 
 
 def test_rows_that_the_thesis_does_not_have_or_that_come_twice_are_refused(pages):

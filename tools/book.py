@@ -330,7 +330,8 @@ def site(root, notebooks):
         config["html"]["use_repository_button"] = True
     (stage / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     try:
-        (stage / f"{GENERATED}.md").write_text(reproduction.page(root, notebooks), encoding="utf-8")
+        for name, text in reproduction.pages(root, notebooks).items():
+            (stage / "book" / f"{name}.md").write_text(text, encoding="utf-8")
     except ValueError as error:
         raise Trouble(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""The page that answers, for every figure, table and proposition of the thesis: was it reproduced, and where."""
+"""The pages that answer, for every figure, table and proposition of the thesis: was it reproduced, and where."""
 
 import csv
 import re
@@ -32,8 +32,10 @@ MEANINGS = {
     "measuring": "experiments that can answer it are still to be completed",
     "not tested": "what it takes is not to be had here; the note says what",
 }
-SIGNS = {"reproduced": "✓", "holds at smaller scale": "◐", "mixed": "±", "contradicted": "✗", "fails at smaller scale": "≠",
-         "undecided": "?", "shown": "○", "measured": "→", "measuring": "…", "not tested": "–"}
+SIGNS = {"reproduced": "✓", "holds at smaller scale": "◐", "mixed": "±", "contradicted": "✗",
+         "fails at smaller scale": "≠", "undecided": "?", "shown": "○", "measured": "→", "measuring": "…",
+         "not tested": "–"}
+CHANGES = "what_changed_our_mind"  # a page of the book that shows verdicts
 CHAPTERS = {
     "1": "Thesis chapter 1: introduction",
     "2": "Thesis chapter 2: background",
@@ -44,8 +46,11 @@ CHAPTERS = {
 }
 
 
-def page(root, notebooks):
-    """MyST text of the page, from `data/thesis/rows.csv`, `data/records/` and the executed notebooks (name -> path)."""
+def pages(root, notebooks):
+    """Name -> MyST text of the pages that show verdicts: this tool's own, and `CHANGES`, with its verdicts filled in.
+
+    From `data/thesis/rows.csv`, `data/records/` and the executed notebooks (name -> path).
+    """
     with open(root / "data" / "thesis" / "rows.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     nodes = {name: nbformat.read(path, as_version=4) for name, path in notebooks.items()}
@@ -55,12 +60,16 @@ def page(root, notebooks):
         name = entry["row"]
         _, report = recorded.get(name) or built.get(name) or (None, None)
         if (report is None) != bool(entry["waits"]):
-            raise ValueError(f"{name} is reported by " + ("a chapter: empty its column" if report else "no chapter: say in") +
-                             " `waits` of data/thesis/rows.csv" + ("" if report else " what it waits for"))
+            cure = "a chapter: empty its column `waits` in" if report else "no chapter: say in `waits` what it waits for, in"
+            raise ValueError(f"{name} is reported by {cure} data/thesis/rows.csv")
         verdict[name] = report["verdict"] if report else entry["waits"].partition(":")[0]
         if verdict[name] not in MEANINGS:
             raise ValueError(f"{name}: {verdict[name]!r} is not one of {', '.join(MEANINGS)}")
 
+    changes = root / "book" / f"{CHANGES}.md"
+    found = {}
+    if changes.exists():
+        found[CHANGES] = filled(changes.read_text(encoding="utf-8"), verdict, built | recorded)
     lines = [HEAD]
     for kind, meaning in MEANINGS.items():
         lines.append(f"- {badge(kind)} **{list(verdict.values()).count(kind)}**: {meaning}")
@@ -76,7 +85,18 @@ def page(root, notebooks):
         cost, given = node.metadata["nmfcore"]["cost"], node.metadata.papermill.parameters
         lines.append(f"| {{doc}}`/book/{name}` | {given['profile']} | {escaped(given['device'])} "
                      f"| {cost['seconds']} s | {cost['gigabytes']} GB |")
-    return "\n".join([*lines, ""])
+    return found | {"reproduction": "\n".join([*lines, ""])}
+
+
+def filled(text, verdict, reports):
+    """The text with a badge, and the data that it rests on, for every {verdict}`F3.10`."""
+    def one(match):
+        name = match[1]
+        if name not in reports:
+            raise ValueError(f"{CHANGES}.md shows the verdict on {name}, on which no chapter reports")
+        return f"{badge(verdict[name])} {{ref}}`{name} <{target(name)}>` ({escaped(reports[name][1]['data'])})"
+
+    return re.sub(r"\{verdict\}`([^`]*)`", one, text)
 
 
 def reported(root, nodes, rows):
@@ -99,7 +119,7 @@ def reported(root, nodes, rows):
 
 
 def card(entry, verdict, built, recorded, *, pages):
-    """One entry: the verdict, the linked name and what it shows; then the numbers side by side, or what it waits for."""
+    """One entry: verdict, linked name and what it shows; then the numbers side by side, or what it waits for."""
     name, chapter = entry["row"], entry["page_chapter"]
     waiting = not (recorded or built)
     linked = (f"{{ref}}`{name} <{target(name)}>`" if not waiting else
