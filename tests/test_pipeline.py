@@ -342,7 +342,7 @@ def waits(root, column):
 
 @pytest.mark.parametrize("column, complaint", [
     ({"F2.13": "", "F2.14": ""}, "F2.14 is reported by no chapter: say in `waits`"),
-    ({"F2.13": "measuring: x", "F2.14": "measuring: x"}, "F2.13 is reported by a chapter: empty its column `waits`"),
+    ({"F2.13": "measuring: x", "F2.14": "measuring: x"}, "F2.13 is reported by a chapter: empty `waits`"),
     ({"F2.13": "", "F2.14": "perhaps: later"}, "F2.14: 'perhaps' is not one of reproduced"),
 ])
 def test_a_row_is_reported_or_says_what_it_waits_for(pages, column, complaint):

@@ -25,6 +25,12 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["heatmaps.json"]
 
 
+@pytest.mark.parametrize("path", sorted((records.DATA / "records").glob("*.json")), ids=lambda path: path.stem)
+def test_stored_records_hold_measurements_and_no_verdict(path):
+    record = records.load(path.stem)
+    assert record.chapter == path.stem and record.values and '"verdict"' not in path.read_text(encoding="utf-8")
+
+
 def test_an_interrupted_save_leaves_the_old_record(tmp_path, monkeypatch):
     records.save(RECORD, tmp_path)
 

@@ -60,7 +60,7 @@ def pages(root, notebooks):
         name = entry["row"]
         _, report = recorded.get(name) or built.get(name) or (None, None)
         if (report is None) != bool(entry["waits"]):
-            cure = "a chapter: empty its column `waits` in" if report else "no chapter: say in `waits` what it waits for, in"
+            cure = "a chapter: empty `waits` in" if report else "no chapter: say in `waits` what it waits for, in"
             raise ValueError(f"{name} is reported by {cure} data/thesis/rows.csv")
         verdict[name] = report["verdict"] if report else entry["waits"].partition(":")[0]
         if verdict[name] not in MEANINGS:
