@@ -27,9 +27,10 @@ from torch.nn.functional import interpolate
 
 from .datasets import PHOTOGRAPHS, SUFFIXES, data_folder
 from .photographs import Photographs
-from .records import DATA
 from .retrieval import Query, oxford_queries
 from .segmentation import Box, box
+
+DATA = Path(__file__).resolve().parent.parent / "data"
 
 # Of an embedded photograph, as shares of its sides: left, top, and size.
 CROPS = ((0, 0, 1), (0, 0, 0.8), (0.2, 0, 0.8), (0, 0.2, 0.8), (0.2, 0.2, 0.8), (0.1, 0.1, 0.8))

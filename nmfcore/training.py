@@ -218,7 +218,7 @@ def _save(file, settings, model, labels, steps, history, device):
                for key, value in tensors.items()}
     state = json.dumps({"settings": settings, "history": asdict(history)})
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # two processes may train the same network
     try:
         save_file(tensors, partial, {"format": _FORMAT, "state": state, "crc32": _crc(tensors, state)})
         os.replace(partial, file)  # an interrupted run leaves the old checkpoint whole

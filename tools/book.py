@@ -112,6 +112,7 @@ def fingerprints(root, threads):
     installed = sorted(f"{package.metadata['Name']} {package.version}" for package in distributions())
     return {
         "nmfcore": contents(root, "nmfcore/*.py"),
+        "nmfbook": contents(root, "nmfbook/**/*.py"),
         "tools/book.py": contents(root, "tools/book.py"),
         "requirements.txt": contents(root, "requirements.txt"),
         "data/": contents(root, "data/**/*"),
@@ -330,7 +331,8 @@ def site(root, notebooks):
         config["html"]["use_repository_button"] = True
     (stage / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     try:
-        (stage / f"{GENERATED}.md").write_text(reproduction.page(root, notebooks), encoding="utf-8")
+        for name, text in reproduction.pages(root, notebooks).items():
+            (stage / "book" / f"{name}.md").write_text(text, encoding="utf-8")
     except ValueError as error:
         raise Trouble(str(error)) from error
 
@@ -369,7 +371,7 @@ def test(root, notebooks):
 
 
 def record(root, name, notebook):
-    from nmfcore import records
+    from nmfbook import records
 
     path = records.save(records.collect(nbformat.read(notebook, as_version=4), name), root / "data" / "records")
     say(f"  recorded in {path.relative_to(root)}")
