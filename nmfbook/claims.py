@@ -76,6 +76,11 @@ class Judgment:
         return self.scale.demanded is not None and self.n >= self.scale.demanded
 
     @property
+    def needed(self) -> str:
+        """What the interval must be, in words."""
+        return f"holds if {'below' if self.claim.below else 'above'} {self.claim.threshold:g}"
+
+    @property
     def words(self) -> str:
         if self.answer is None or self.interval is None:
             return f"measuring, {self.n} of {self.goal}"

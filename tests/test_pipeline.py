@@ -132,6 +132,21 @@ def test_each_input_changes_the_key(tmp_path, monkeypatch, name, path):
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
+def test_the_ledger_of_its_own_experiments_alone_runs_a_chapter_again(tmp_path):
+    draws = chapter("Draws", "from nmfbook.ledger import entries\nentries('tiny')")
+    mentions = chapter("Mentions", "name = 'tiny'")
+    write_book(tmp_path, first=draws)
+    before = book.fingerprints(tmp_path, 1)
+    keys = [book.ledger_of(tmp_path, source) for source in (draws, mentions)]
+    for name in ("tiny", "other"):
+        (tmp_path / "data/ledger" / name).mkdir(parents=True)
+        (tmp_path / "data/ledger" / name / "job.json").write_text("{}")
+    after = [book.ledger_of(tmp_path, source) for source in (draws, mentions)]
+    assert book.fingerprints(tmp_path, 1) == before and after[1] == keys[1] and after[0] != keys[0]
+    (tmp_path / "data/ledger/other/job.json").write_text("[]")
+    assert book.ledger_of(tmp_path, draws) == after[0]
+
+
 def test_threads_and_the_data_folder_change_the_key(tmp_path, monkeypatch):
     monkeypatch.delenv("NMFCORE_DATA", raising=False)
     before = book.fingerprints(tmp_path, 1)
@@ -163,7 +178,8 @@ def test_failing_chapter(tmp_path):
     assert not list((tmp_path / "_build/quick/book").iterdir())
 
 
-def test_interrupted_build_leaves_nothing_half_written_and_resumes(tmp_path):
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupted_build_leaves_nothing_half_written_and_resumes(tmp_path, times):
     flag = tmp_path / "flag"
     slow = "import pathlib, time\ntime.sleep(0 if pathlib.Path('../../../flag').exists() else 600)"
     noisy = "import sys\nprint('progress', file=sys.stderr)\nseed"
@@ -174,7 +190,9 @@ def test_interrupted_build_leaves_nothing_half_written_and_resumes(tmp_path):
         assert process.poll() is None
     wait_for(lambda: (tmp_path / "_build/quick/partial/second.ipynb").exists())
     family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)  # else the two are one
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130 and "kept" in message
     assert not psutil.wait_procs(family, timeout=10)[1]
@@ -290,6 +308,20 @@ def test_site(pages):
     assert "✓ reproduced" in done.get_text() and "– not tested" in waiting.get_text()
     assert waiting.select_one("a[href='unsound.html']").get_text() == "F2.14"
     assert "the *points* are lost" in waiting.get_text()
+
+
+def test_claims_stand_below_their_row_with_how_far_their_measuring_has_come(pages):
+    root, notebooks = pages
+    rows = root / "data/thesis/rows.csv"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before.replace("F2.14,", "F3.10,"), encoding="utf-8")
+    try:
+        text = reproduction.pages(root, notebooks)["reproduction"]
+    finally:
+        rows.write_text(before, encoding="utf-8")
+    done, waiting = (next(part for part in text.split(":::") if name in part) for name in ("F2.13", "F3.10"))
+    assert "the ledger" not in done and r"- *the ledger:* measuring\, 0 of 1" in waiting
+    assert waiting.count("holds if") == 3 and r"1\/8 width" in waiting
 
 
 def test_the_verdict_is_that_of_the_recorded_run(pages):

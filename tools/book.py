@@ -115,7 +115,7 @@ def fingerprints(root, threads):
         "nmfbook": contents(root, "nmfbook/**/*.py"),
         "tools/book.py": contents(root, "tools/book.py"),
         "requirements.txt": contents(root, "requirements.txt"),
-        "data/": contents(root, "data/**/*"),
+        "data/": contents(root, "data/**/*", but="data/ledger"),
         "outside data": digest([[str(folder), listing(folder)] for folder in outside]),
         "environment": digest([platform.python_version(), platform.machine(), installed, threads]),
     }
@@ -125,9 +125,19 @@ def digest(thing):
     return hashlib.sha256(json.dumps(thing).encode()).hexdigest()[:16]
 
 
-def contents(root, pattern):
-    """Hash of the names and bytes of all files that match."""
-    files = sorted(path for path in root.glob(pattern) if path.is_file() and "__pycache__" not in path.parts)
+def ledger_of(root, source):
+    """Hash of what the ledger holds of the experiments that a chapter draws from: those its code names."""
+    code = "\n".join(cell.source for cell in notebook_of(source).cells if cell.cell_type == "code")
+    if not re.search(r"\bnmfbook\b.*\b(ledger|experiments)\b", code):
+        return digest([])
+    folders = [path for path in sorted((root / "data/ledger").glob("*/")) if re.search(rf"\b{path.name}\b", code)]
+    return digest([contents(root, f"data/ledger/{folder.name}/*") for folder in folders])
+
+
+def contents(root, pattern, but=None):
+    """Hash of the names and bytes of all files that match, those in the folder `but` left out."""
+    files = sorted(path for path in root.glob(pattern) if path.is_file() and "__pycache__" not in path.parts
+                   and not (but and path.is_relative_to(root / but)))
     return digest([[str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
@@ -179,7 +189,7 @@ def execute(root, parameters, only=()):
 
     waiting = []
     for name, source in selected.items():
-        inputs = common | {"chapter": digest(source)}
+        inputs = common | {"chapter": digest(source), "ledger": ledger_of(root, source)}
         reason = stale(folder / "book" / f"{name}.ipynb", inputs)
         if reason:
             waiting.append((name, source, inputs))

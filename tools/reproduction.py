@@ -5,7 +5,7 @@ import re
 
 import nbformat
 
-from nmfbook import records
+from nmfbook import claims, records
 
 HEAD = """\
 (reproduction)=
@@ -17,6 +17,10 @@ number stands beside the one that this build of the book has just computed, and 
 had more data or time than every build can be given; where there is one, the verdict is about it. Verdicts are not
 typed: each follows from what was measured, on every build, and from whether the thesis's protocol was followed, its
 data, schedule, width and number of networks.
+
+The experiments of chapter 3 are being measured again, at the thesis's own number of images. Their claims stand under
+*the ledger*, each with its interval, how many networks it rests on and at which width, or with how far the measuring
+has come: a claim is judged only at numbers that were fixed beforehand.
 
 """
 MEANINGS = {
@@ -55,6 +59,7 @@ def pages(root, notebooks):
         rows = list(csv.DictReader(file))
     nodes = {name: nbformat.read(path, as_version=4) for name, path in notebooks.items()}
     built, recorded = reported(root, nodes, rows)
+    judged = claims.by_row(claims.judge_all(root / "data" / "ledger"))
     verdict = {}
     for entry in rows:
         name = entry["row"]
@@ -78,7 +83,8 @@ def pages(root, notebooks):
         for entry in rows:
             if entry["chapter"] == number:
                 name = entry["row"]
-                lines += card(entry, verdict[name], built.get(name), recorded.get(name), pages=nodes)
+                lines += card(entry, verdict[name], built.get(name), recorded.get(name), judged.get(name, []),
+                              pages=nodes)
     lines += ["", "## How this build was made", "",
               "| chapter | profile | device | time | memory |", "|---|---|---|--:|--:|"]
     for name, node in nodes.items():
@@ -118,8 +124,9 @@ def reported(root, nodes, rows):
     return everything
 
 
-def card(entry, verdict, built, recorded, *, pages):
-    """One entry: verdict, linked name and what it shows; then the numbers side by side, or what it waits for."""
+def card(entry, verdict, built, recorded, judgments, *, pages):
+    """One entry: verdict, linked name and what it shows; then the numbers side by side, or what it waits for; then what
+    the ledger says of each claim."""
     name, chapter = entry["row"], entry["page_chapter"]
     waiting = not (recorded or built)
     linked = (f"{{ref}}`{name} <{target(name)}>`" if not waiting else
@@ -135,11 +142,15 @@ def card(entry, verdict, built, recorded, *, pages):
             facts.append((f"data of the {kind.split()[-1]}", report["data"]))
             own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
             facts.append((f"note on the {kind.split()[-1]}", own + report["note"]))
+    if judgments:
+        facts.append(("the ledger", claims.row_words(judgments)))
     return [
         f":::{{div}} nmf-row{' nmf-waiting' if waiting else ''}",
         f"{badge(verdict)} {linked} {escaped(entry['title'])}",
         "",
         *(f"- *{escaped(key)}:* {escaped(value)}" for key, value in facts if value),
+        *(f"  - {escaped(f'{judgment.claim.sentence}: {judgment.words}, {judgment.needed}; {judgment.scale.label}')}"
+          for judgment in judgments),
         ":::",
         "",
     ]
