@@ -4,7 +4,8 @@
 """
 
 import json
-import sys
+import tempfile
+from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
@@ -33,9 +34,6 @@ def measured() -> dict:
 def main() -> None:
     """Train the network if there are no weights, and write what measuring it gives."""
     if not WEIGHTS.exists():
-        import tempfile
-        from pathlib import Path
-
         with tempfile.TemporaryDirectory() as folder:
             trained = memorizing_networks.train(JOB, Path(folder))
         LEDGER.mkdir(parents=True, exist_ok=True)
@@ -44,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -102,7 +102,7 @@ def judge(claim: Claim, entries: list) -> Judgment:
             answer = "undecided" if not (under or over) else "holds" if under == claim.below else "fails"
             following = [goal for goal in scale.goals if goal > reached[-1]]
             return Judgment(claim, scale, reached[-1], answer, (value, low, high), following[0] if following else None)
-    scale, units = max(counted, key=lambda pair: len(pair[1]) / pair[0].goals[0])
+    scale, units = max(reversed(counted), key=lambda pair: len(pair[1]) / pair[0].goals[0])
     return Judgment(claim, scale, len(units), None, None, scale.goals[0])
 
 
