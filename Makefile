@@ -54,13 +54,13 @@ record: $(STAMP)  ## run one chapter and keep what it measured in data/records/:
 	@$(RUN) record $(GIVEN) $(CHAPTER)
 
 # One thread each: start it twice for two cores.
-LEDGER = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m nmfbook.ledger
+LEDGER = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m nmfbook
 
 measure: $(STAMP)  ## do the experiments' missing jobs, one at a time, at low priority: EXPERIMENT=early_stopping JOB=<key> HOURS=8
 	@$(LEDGER) measure --device '$(DEVICE)' --experiment '$(EXPERIMENT)' --job '$(JOB)' --hours '$(HOURS)'
 
 ledger: $(STAMP)  ## take what was measured into data/ledger/ and judge the claims again
-	@$(LEDGER) accept
+	@$(LEDGER) ledger
 
 audit: $(STAMP)  ## repeat random cheap jobs of the ledger and compare: N=3
 	@$(LEDGER) audit --number '$(N)' --device '$(DEVICE)'
