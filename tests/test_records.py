@@ -77,8 +77,10 @@ def test_unknown_rows_answers_and_typed_verdicts_are_refused(name, given, compla
 
 
 @pytest.mark.parametrize("answers, met, otherwise", [
-    (["holds", "holds"], "reproduced", "holds at smaller scale"), (["holds", "fails", "undecided"], "mixed", "mixed"),
-    (["fails", "undecided"], "contradicted", "fails at smaller scale"), (["holds", "undecided"], "undecided", "undecided"),
+    (["holds", "holds"], "reproduced", "holds at smaller scale"),
+    (["holds", "fails", "undecided"], "mixed", "mixed"),
+    (["fails", "undecided"], "contradicted", "fails at smaller scale"),
+    (["holds", "undecided"], "undecided", "undecided"),
 ])
 def test_verdicts_follow_from_answers_and_protocol(answers, met, otherwise):
     assert claims.verdict(answers, protocol_met=True) == met
