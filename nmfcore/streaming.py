@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .gate import full_precision
 from .nmf import _sweep, nmf
 from .regularization import _coefficients
 
@@ -36,6 +37,7 @@ class StreamingNMF:
         self.rank, self.forget, self.turns, self.sweeps, self.seed = rank, forget, turns, sweeps, seed
         self.V: Tensor | None = None  # (K, M), rows of unit length
 
+    @full_precision()
     @torch.no_grad()
     def update(self, A: Tensor) -> Tensor:
         """U (N, K) ≥ 0 of a chunk A (N, M) ≥ 0; V then takes the chunk into account. N may differ between chunks."""
