@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
-from .heatmaps import Maps, of_one_shape
+from .feature_maps import Maps, of_one_shape
 from .nmf import nmf
 from .segmentation import Box, box
 

@@ -32,8 +32,8 @@ class Join(Channelwise):
     def forward(self, parts: Tensor) -> Tensor:
         along = self.dimension(parts)
         if parts.shape[along] % 2:
-            raise ValueError(f"{parts.shape[along]} channels are not positive and negative parts: put Join behind Split, "
-                             "with the same channels=")
+            raise ValueError(f"{parts.shape[along]} channels are not positive and negative parts: put Join behind "
+                             "Split, with the same channels=")
         positive, negative = parts.chunk(2, along)
         return positive - negative
 
