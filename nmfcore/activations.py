@@ -169,13 +169,14 @@ def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
 
 def against_negatives(model: nn.Module, layer: str, inputs: Tensor) -> str:
     """What to do about negative outputs of a layer: the advice that belongs into the error."""
-    ends, name = _ends(unwrapped(model), inputs), layer.rpartition(".")[2]
-    place = next((i for i, (known, _, _) in enumerate(ends) if known == layer), len(ends))
-    following = next((known for known, shape, relu in ends[place:] if relu and shape == ends[place][1]), None)
+    ends = _ends(unwrapped(model), inputs)
+    at = next((i for i, (known, _, _) in enumerate(ends) if known == layer), len(ends))
+    following = next((known for known, shape, relu in ends[at:] if relu and shape == ends[at][1]), None)
     if following:
         return f"name the ReLU that follows it: {following!r} is the next layer that ends in one"
-    place = f"model.get_submodule({layer.rpartition('.')[0]!r}).{name}" if "." in layer else f"model.{name}"
-    place = place if not name.isdigit() else f"{place.rpartition('.')[0]}[{name}]"
+    parent, _, name = layer.rpartition(".")
+    place = f"model.get_submodule({parent!r})" if parent else "model"
+    place += f"[{name}]" if name.isdigit() else f".{name}"
     return ("name the ReLU that follows it; if there is none with a name, wrap the layer, "
             f"{place} = nn.Sequential({place}, nn.ReLU()), which drops what is below zero and changes nothing where a "
             f"ReLU comes next, and name {layer + '.1'!r}; or, to keep what is below zero, put Split(), Join() of "

@@ -47,7 +47,7 @@ from .nmf import nmf
 
 METHODS = ("nmf", "pca", "kmeans", "random_ablation")
 _LEAST = 20  # samples of a class from which a report is made
-_MEMORY = 4 * 2 ** 30  # bytes that the outputs of all layers may take, where batch_size is not given
+_MEMORY = 2 ** 31  # bytes that the outputs of all layers may take, where batch_size is not given
 _SMALL = _MEMORY // 256  # of inputs, which layers will not blow up to that
 
 
@@ -148,7 +148,7 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
         skip: of tokens, so many at the beginning (class token, registers) are left as they are.
         output: where the logits are in what the model gives, if `gate.logits` does not find them.
         batch_size: samples that go through the model at a time, as far as whole batches allow. Default: all, where
-            the outputs of all layers up to the last of `layers` fit into 4 GB, else as many as do.
+            the outputs of all layers up to the last of `layers` fit into 2 GB, else as many as do.
         tol: of `nmf`. Ten times its default: accuracy hardly depends on the last digits of the error.
 
     Returns:

@@ -107,8 +107,8 @@ def naming_images(model: nn.Module, layer: Layer, places: Sequence[int], batch: 
         cure = ""
         if first is not None and first.in_channels != C:
             cure = f"; its first convolution takes {first.in_channels} channels"
-            if C == 1:
-                cure += f", and a grey image can be expanded, image.expand({first.in_channels}, -1, -1)"
+            if C == 1 and first.in_channels == 3:
+                cure += ", and a grey image can be expanded, image.expand(3, -1, -1)"
         raise ForwardError(f"image {places[0]} has shape {(C, H, W)}, which the model does not take{cure} "
                            f"({error.__cause__})") from error
 

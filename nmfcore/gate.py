@@ -6,7 +6,7 @@ them all. Images have their rule in `nmfcore.feature_maps`.
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -240,7 +240,8 @@ def first_outputs(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, *,
         return hook
 
     handles: list = []
-    with nullcontext([]) if evidence is None else watched(model) as widths:
+    with ExitStack() as stack:
+        widths = [] if evidence is None else stack.enter_context(watched(model))
         try:
             handles += [layer.module.register_forward_hook(keep(layer)) for layer in layers]
             run(model, inputs)
@@ -527,8 +528,8 @@ def check_labels(labels: Tensor, classes: int) -> None:
                          "from 0, and leave out samples without a label")
 
 
-def ids(values: Any, what: str) -> list[Hashable]:
-    """Names of images and the like as plain values, which compare by value, each once.
+def ids(values: Any, what: str, *, once: bool = True) -> list[Hashable]:
+    """Names of images and the like as plain values, which compare by value, each `once`.
 
     Raises ValueError for one that is there twice, or cannot be compared.
     """
@@ -538,10 +539,10 @@ def ids(values: Any, what: str) -> list[Hashable]:
         found = [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]
         known = set(found)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{what} must be a sequence of names or numbers, not {described(values)}") from error
+        raise ValueError(f"{what}: expected names or numbers, got {described(values)}") from error
     if any(value != value for value in found):
-        raise ValueError(f"{what} hold NaN, which equals nothing")
-    if len(known) < len(found):
+        raise ValueError(f"there is NaN in {what}, which equals nothing")
+    if once and len(known) < len(found):
         twice = next(value for i, value in enumerate(found) if value in found[:i])
-        raise ValueError(f"{what} list {twice!r} more than once; each may stand there once")
+        raise ValueError(f"{twice!r} stands more than once in {what}; leave it where it stands first")
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from numbers import Number
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -167,7 +167,7 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: La
     """
     file, images = Path(file), image_set(images, preprocess)
     file.parent.mkdir(parents=True, exist_ok=True)
-    where = {"channels": channels, "skip": skip}
+    where: dict[str, Any] = {"channels": channels, "skip": skip}
     with FileLock(f"{file}.lock"):
         if file.exists():
             return _checked(file, model, images, layer, where)
