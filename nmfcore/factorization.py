@@ -21,6 +21,7 @@ class Factorization:
     V: torch.Tensor  # (K, M) "what"
 
     @property
+    @full_precision()
     def approximation(self) -> torch.Tensor:
         """(N, M) U V."""
         return self.U @ self.V

@@ -407,7 +407,7 @@ def layout(layer: Layer, output: Any, n: int, *, channels: str | None, skip: int
         channels = channels or own
     if channels is None:
         widens = layer.module.widens if isinstance(layer.module, Channelwise) else 1
-        return Layout(_shown(layer.name, (shape[0], shape[1] // widens, *shape[2:]), evidence))
+        return Layout(_shown(layer.name, shape, (shape[0], shape[1] // widens, *shape[2:]), evidence))
     if channels == "tokens" and output.dim() == 4:
         raise ValueError(f"layer {layer.name!r} gives {shape}, and tokens are (n, T, C); pass channels='last' or "
                          "'first'")
@@ -426,8 +426,8 @@ def check_channels(channels: str | None, skip: int = 0) -> None:
         raise ValueError(f"skip={skip} leaves out tokens, and goes with channels='tokens', not {channels!r}")
 
 
-def _shown(name, shape, evidence):
-    """"first", if that is beyond doubt."""
+def _shown(name, output, shape, evidence):
+    """"first", if that is beyond doubt. shape: of the output, or of what a `Channelwise` module made it from."""
     sides = set()
     for width in reversed(evidence):
         if sorted(width.shape[1:]) == sorted(shape[1:]):
@@ -444,7 +444,7 @@ def _shown(name, shape, evidence):
         return "first"
     last = "last" if len(shape) == 4 else "tokens"
     reason = "its channels look like the last dimension" if sides == {"last"} else "its channels may be any dimension"
-    raise ValueError(f"layer {name!r} gives {shape}, and {reason}: pass channels={last!r} if they are the last, "
+    raise ValueError(f"layer {name!r} gives {output}, and {reason}: pass channels={last!r} if they are the last, "
                      "channels='first' if they are dimension 1")
 
 
