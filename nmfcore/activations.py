@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from .gate import (
     Captured,
     LayerName,
-    check_batch_size,
     check_channels,
+    check_counts,
     find_layers,
     first_outputs,
     layout,
@@ -67,7 +67,8 @@ def capture(model: nn.Module, layers: LayerName | Iterable[LayerName], inputs: T
     """
     model = unwrapped(model)
     check_channels(channels, skip)
-    check_batch_size(batch_size)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
     wanted = find_layers(model, layers)
     parts = []
     with running(model, gradient=gradient):

@@ -25,8 +25,8 @@ from .feature_maps import (
 from .gate import (
     LayerName,
     Output,
-    check_batch_size,
     check_channels,
+    check_counts,
     check_finite,
     check_labels,
     find_layer,
@@ -96,7 +96,8 @@ def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | No
                                  "once; give each place a module of its own")
             return given
         if not isinstance(given, Tensor):
-            raise ValueError(f"layer {wanted.name!r} gives a {type(given).__name__}, not feature maps (n, C, H, W)")
+            raise ValueError(f"layer {wanted.name!r} gives a {type(given).__name__}, not a tensor; name a module "
+                             "inside it that does")
         shown[:] = widths
         seen.append(given.detach().requires_grad_())
         return seen[0].clone()  # the next layer may work in place
@@ -145,14 +146,16 @@ def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, output: Out
     Raises ValueError for fewer classes than `top`, and scores that do not depend on the maps.
     """
     check_maps(features)
-    check_batch_size(batch_size)
+    check_counts(batch_size=batch_size)
+    if isinstance(top, bool) or not isinstance(top, Integral):
+        raise ValueError(f"top={top!r} must be a number of classes")
     tail = unwrapped(tail)
     found: list[Tensor] = [torch.empty(0)] * len(features)
     with running(tail, gradient=True):
         for places in of_one_shape(features, batch_size):
             batch = ready(tail, torch.stack([features[i] for i in places]), "features").detach().requires_grad_()
             scores = logits(run(tail, batch.clone()), len(batch), output=output)  # the tail may begin in place
-            if isinstance(top, bool) or not isinstance(top, Integral) or not 1 <= top <= scores.shape[1]:
+            if not 1 <= top <= scores.shape[1]:
                 raise ValueError(f"top={top} classes of scores of shape {tuple(scores.shape)}; top must be from 1 to "
                                  "their number")
             maps = _class_maps(check_finite(scores), batch, scores.topk(top).indices)

@@ -27,10 +27,11 @@ from .gate import (
     LayerName,
     Layout,
     Output,
-    check_batch_size,
     check_channels,
+    check_counts,
     check_finite,
     check_labels,
+    dense,
     described,
     find_layers,
     first_outputs,
@@ -115,14 +116,16 @@ def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tens
 def mixed_batches(labels: Tensor, size: int = 50, *, count: int = 10, seed: int = 0) -> list[Tensor]:
     """Indices of `count` batches, each of `size` samples of any class, drawn without replacement."""
     labels = _counted(labels, size)
+    check_counts(count=count)
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(len(labels), generator=generator)[:size] for _ in range(count)]
 
 
 def _counted(labels, size):
     labels = indices(labels).cpu()
-    if size < 1 or not len(labels):
-        raise ValueError(f"size={size} of {len(labels)} labels: expected at least 1 of both")
+    check_counts(size=size)
+    if not len(labels):
+        raise ValueError("there are no labels: expected at least 1")
     return labels
 
 
@@ -164,10 +167,11 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
     """
     model = unwrapped(model)
     check_channels(channels, skip)
-    check_batch_size(batch_size)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
     wanted = find_layers(model, layers)
     names = [layer.name for layer in wanted]
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if not all(names) or not names or len({layer.module for layer in wanted}) < len(names):
         raise ValueError(f"layers={names}: expected one or more, each once")
@@ -206,7 +210,7 @@ def _batches(inputs, labels):
     if not single and isinstance(labels, Tensor):
         targets = [labels]
     for i, batch in enumerate(batches):
-        if not isinstance(batch, Tensor) or batch.dim() == 0 or batch.is_nested:
+        if not dense(batch) or batch.dim() == 0:
             raise ValueError(f"batch {i} of the inputs is {described(batch)}; pass a tensor (n, ...), or a sequence "
                              "of them")
     targets = [indices(target) for target in targets]
@@ -397,7 +401,8 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
 
 def _samples_by_class(loader, classes, samples):
     """{label: inputs} of the first classes in the loader that have enough samples, by label."""
-    if samples < _LEAST or classes < 2:
+    if any(isinstance(count, bool) or not isinstance(count, Integral) for count in (samples, classes)) \
+            or samples < _LEAST or classes < 2:
         raise ValueError(f"samples={samples}, classes={classes}: expected at least {_LEAST} samples of each of 2")
     found: defaultdict[int, list[Tensor]] = defaultdict(list)
     for inputs, labels in _pairs(loader):
@@ -507,7 +512,11 @@ class _Experiment:
             ranks = [1]
             while (following := ranks[-1] + min(20, -(-ranks[-1] // 2))) < limit:
                 ranks.append(following)
-        for rank in ranks if isinstance(ranks, Iterable) else [ranks]:
+        try:
+            ranks = list(ranks)
+        except TypeError:
+            ranks = [ranks]
+        for rank in ranks:
             if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank <= width:
                 raise ValueError(f"rank {rank!r} must be an integer from 0 to {width}, the width of "
                                  f"{', '.join(self.names)}")

@@ -27,8 +27,9 @@ from .gate import (
     Layer,
     LayerName,
     Layout,
-    check_batch_size,
     check_channels,
+    check_counts,
+    dense,
     described,
     find_layer,
     first_outputs,
@@ -132,7 +133,7 @@ def batches(images: Images, batch_size: int, *, progress: bool = False) -> Itera
 
     Few images are held at a time, also where no two have the same size.
     """
-    check_batch_size(batch_size)
+    check_counts(batch_size=batch_size)
     waiting: dict[tuple, list[tuple[int, Tensor]]] = defaultdict(list)
 
     def batch(size):
@@ -166,8 +167,7 @@ def check_maps(features: Any, what: str = "features") -> None:
         raise ValueError(f"{what} are {described(features)}; expected (n, C, h, w), or n tensors (C, h, w)")
     check_not_empty(features)
     for i, maps in enumerate([features[0]] if isinstance(features, Tensor) else features):
-        if not isinstance(maps, Tensor) or maps.is_meta or maps.dim() != 3 or not maps.is_floating_point() \
-                or maps.numel() == 0:
+        if not dense(maps) or maps.dim() != 3 or not maps.is_floating_point() or not maps.numel():
             raise ValueError(f"{what} of image {i} are {described(maps)}; expected floating numbers (C, h, w)")
         if len(maps) != len(features[0]):
             raise ValueError(f"{what} of image {i} have {len(maps)} channels, and those of image 0 have "
@@ -182,7 +182,7 @@ def check_not_empty(images: Any) -> None:
                          "is") from error
     if count == 0:
         shape = tuple(images.shape) if isinstance(images, Tensor) else "an empty sequence"
-        raise ValueError(f"images must be a set with n ≥ 1, got {shape}")
+        raise ValueError(f"there are no images: they must be a set with n ≥ 1, got {shape}")
 
 
 def image_set(images: Any, preprocess: Preprocess = None) -> Images:
@@ -210,6 +210,8 @@ def image_set(images: Any, preprocess: Preprocess = None) -> Images:
         raise ValueError(f"images are a {type(images).__name__}; pass a tensor (n, C, H, W), a sequence of images, as "
                          "list(images) is, a Dataset or a DataLoader")
     check_not_empty(images)
+    if preprocess is not None and not callable(preprocess):
+        raise ValueError(f"preprocess is {described(preprocess)}; expected a function of one image")
     return images if isinstance(images, _Prepared) else _Prepared(images, preprocess)
 
 
@@ -243,7 +245,7 @@ class _Prepared(Sequence[Tensor]):
             image = image[0]
         if self.preprocess is not None:
             image = _preprocessed(image, self.preprocess, i)
-        if not isinstance(image, Tensor) or not image.is_floating_point() or image.is_meta:
+        if not dense(image) or not image.is_floating_point():
             raise ValueError(f"image {i} is {described(image)}; {_CURE}")
         if image.dim() != 3 or image.numel() == 0:
             raise ValueError(f"image {i} has shape {tuple(image.shape)}; expected (C, H, W) with H, W ≥ 1")

@@ -105,7 +105,7 @@ def ready(model: nn.Module, inputs: Tensor, what: str = "the inputs") -> Tensor:
 
     Raises ValueError for what is not a tensor of numbers with n ≥ 1, or not finite.
     """
-    if not isinstance(inputs, Tensor) or inputs.is_nested or inputs.layout is not torch.strided or inputs.is_meta:
+    if not dense(inputs):
         raise ValueError(f"{what} are {described(inputs)}; pass a tensor (n, ...)")
     if inputs.dtype in (torch.uint8, torch.bool) or inputs.is_complex():
         raise ValueError(f"{what} are {described(inputs)}; pass floating numbers as the model was trained on, of bytes "
@@ -140,11 +140,29 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
         raise ForwardError(f"the model cannot take {described(inputs)}: {error}") from error
 
 
-def check_batch_size(batch_size: int | None) -> None:
-    """Raises ValueError for what is no number of inputs; None leaves it to the function."""
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral)
-                                   or batch_size < 1):
-        raise ValueError(f"batch_size={batch_size!r} must be a number of inputs, at least 1")
+def check_counts(least: int = 1, **counts: Any) -> None:
+    """Raises ValueError for what is no integer of at least so much."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
+            raise ValueError(f"{name}={count!r} must be an integer, {least} or more")
+
+
+def dense(thing: Any) -> bool:
+    """Whether it is a tensor whose numbers are there, one beside the other."""
+    return isinstance(thing, Tensor) and not thing.is_nested and thing.layout is torch.strided and not thing.is_meta
+
+
+def listed(ranks: Any) -> tuple[list[int], bool]:
+    """Ranks as a list, and whether it was a single one. Raises ValueError for what are no integers."""
+    single = isinstance(ranks, Integral)
+    try:
+        found = [ranks] if single else ranks.tolist() if isinstance(ranks, Tensor | np.ndarray) else list(ranks)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"rank {ranks!r} must be an integer, or a sequence of integers") from error
+    for rank in found if isinstance(found, list) else [ranks]:
+        if isinstance(rank, bool) or not isinstance(rank, Integral):
+            raise ValueError(f"rank {rank!r} must be an integer")
+    return found, single
 
 
 def described(thing: Any) -> str:
@@ -370,9 +388,9 @@ class Channelwise(nn.Module):
 
     def dimension(self, x: Tensor) -> int:
         """That of the channels of x (n, C), (n, C, ...) or (n, ..., C)."""
-        if not isinstance(x, Tensor) or x.dim() < 2:
-            raise ValueError(f"{type(self).__name__} got {described(x)}; expected (n, C), (n, C, ...) or, with "
-                             "channels='last' or 'tokens', (n, ..., C)")
+        if not dense(x) or x.dim() < 2 or not x.is_floating_point() or not x.numel():
+            raise ValueError(f"{type(self).__name__} got {described(x)}; expected floating numbers (n, C), "
+                             "(n, C, ...) or, with channels='last' or 'tokens', (n, ..., C)")
         if self.channels == "tokens" and x.dim() > 3:
             raise ValueError(f"{type(self).__name__} got {tuple(x.shape)}; tokens are (n, T, C): take channels='last' "
                              "or 'first'")
@@ -418,10 +436,9 @@ def layout(layer: Layer, output: Any, n: int, *, channels: str | None, skip: int
 
 def check_channels(channels: str | None, skip: int = 0) -> None:
     """Raises ValueError for a layout that does not exist, and for tokens to skip where there are none."""
-    if channels is not None and channels not in CHANNELS:
+    if channels is not None and not (isinstance(channels, str) and channels in CHANNELS):
         raise ValueError(f"channels={channels!r} is not one of {', '.join(map(repr, CHANNELS))}")
-    if isinstance(skip, bool) or not isinstance(skip, Integral) or skip < 0:
-        raise ValueError(f"skip={skip!r} must be a number of tokens, 0 or more")
+    check_counts(0, skip=skip)
     if skip and channels != "tokens":
         raise ValueError(f"skip={skip} leaves out tokens, and goes with channels='tokens', not {channels!r}")
 
@@ -460,7 +477,10 @@ def logits(given: Any, n: int, *, output: Output = None, least: int = 1) -> Tens
     Raises ValueError if they are something else, or have fewer than `least` classes.
     """
     if callable(output):
-        found = output(given)
+        try:
+            found = output(given)
+        except (RuntimeError, TypeError, LookupError, AttributeError) as error:
+            raise ForwardError(f"the model gives {_contents(given)}, on which output= fails: {error}") from error
     elif output is not None:
         found = _entry(given, output)
         if found is None:
@@ -514,8 +534,8 @@ def indices(values: Any, what: str = "labels") -> Tensor:
         found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{what} are {described(values)}; expected integers (n,)") from error
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or found.dim() != 1 \
-            or found.is_meta:
+    if not dense(found) or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool \
+            or found.dim() != 1:
         raise ValueError(f"{what} are {described(found)}; expected integers (n,)")
     return found.long()
 
@@ -533,14 +553,13 @@ def ids(values: Any, what: str, *, once: bool = True) -> list[Hashable]:
 
     Raises ValueError for one that is there twice, or cannot be compared.
     """
-    if isinstance(values, Tensor | np.ndarray):
-        values = values.tolist()
     try:
-        found = [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]
+        plain = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+        found = [value.item() if isinstance(value, Tensor | np.generic) else value for value in plain]
         known = set(found)
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{what}: expected names or numbers, got {described(values)}") from error
-    if any(value != value for value in found):
+    if any(isinstance(value, float) and value != value for value in found):
         raise ValueError(f"there is NaN in {what}, which equals nothing")
     if once and len(known) < len(found):
         twice = next(value for i, value in enumerate(found) if value in found[:i])

@@ -6,7 +6,7 @@ one size, else a list of n tensors (K, h_i, w_i).
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from numbers import Number
@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from .activations import to_matrix
 from .feature_maps import Images, Maps, Preprocess, check_maps, feature_maps, image_set, mapped
-from .gate import LayerName, full_precision
+from .gate import LayerName, full_precision, listed
 from .nmf import NMF, nmf
 
 _CHUNK = 2 ** 16  # rows of stored maps that are in memory at a time
@@ -87,8 +87,7 @@ def factorize(features, rank, *, seed: int = 0):
     stays dark in it. The start of the factorization belongs to the images, not to their places in the set: another
     order of the images gives the same maps in that order, up to rounding.
     """
-    single = isinstance(rank, Number) or not isinstance(rank, Iterable)
-    ranks = [rank] if single else list(rank)
+    ranks, single = listed(rank)
     if isinstance(features, StoredMaps):
         A, shapes, starts, chunk = features.matrix, features.shapes, features.starts, _CHUNK
     else:

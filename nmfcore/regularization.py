@@ -4,12 +4,14 @@ The thesis proposes it as future work (section 6.2), as a relative of dropout: w
 stays, and what they leave is shaken.
 """
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from .activations import to_maps, to_matrix
-from .gate import Channelwise, Layout, full_precision
+from .gate import Channelwise, Layout, check_counts, full_precision
 from .nmf import _sweep
 
 
@@ -35,13 +37,19 @@ class NMFPerturbation(Channelwise):
     """
 
     dictionary: Tensor  # (K, C), the rows of V; none before the first batch
+    rank: int
+    strength: float
+    every: int
+    gradient: str
+    sweeps: int
+    seen: int
 
     def __init__(self, rank: int, *, strength: float = 1.0, every: int = 1, gradient: str = "identity",
                  sweeps: int = 3, channels: str | None = None):
         super().__init__(channels)
-        if rank < 1 or every < 1 or sweeps < 1 or not 0 <= strength <= 1:
-            raise ValueError(f"rank={rank}, every={every} and sweeps={sweeps} are counts from 1 on, strength="
-                             f"{strength} lies between 0 and 1")
+        check_counts(rank=rank, every=every, sweeps=sweeps)
+        if not isinstance(strength, Real) or not 0 <= strength <= 1:
+            raise ValueError(f"strength={strength!r} must lie between 0 and 1")
         if gradient not in ("identity", "implicit"):
             raise ValueError(f"gradient={gradient!r} is not 'identity' or 'implicit'")
         self.rank, self.strength, self.every, self.gradient, self.sweeps = rank, strength, every, gradient, sweeps
@@ -65,9 +73,10 @@ class NMFPerturbation(Channelwise):
         A = to_matrix(maps.to(torch.promote_types(maps.dtype, torch.float32)))
         if self.rank > A.shape[1]:
             raise ValueError(f"rank={self.rank} exceeds the {A.shape[1]} channels of this layer")
-        if not (A >= 0).all():
-            raise ValueError(f"activations as low as {float(A.min()):.3g}: put NMFPerturbation after a ReLU, and look "
-                             "for NaN")
+        low, high = (float(value) for value in A.detach().aminmax())
+        if not 0 <= low <= high < float("inf"):
+            raise ValueError(f"activations from {low:.3g} to {high:.3g}: put NMFPerturbation after a ReLU, and look "
+                             "for what is not finite")
         self._follow(A.detach())
         approximation = project(A, self.dictionary, sweeps=self.sweeps)
         if self.gradient == "identity":

@@ -11,7 +11,6 @@ import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
 from .feature_maps import Maps, check_maps, of_one_shape
-from .gate import described, full_precision, ids
+from .gate import check_counts, dense, described, full_precision, ids, listed
 from .nmf import nmf
 from .segmentation import Box, box
 
@@ -64,11 +63,10 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     Raises ValueError for an unknown method, features that are negative or not finite, a box outside its image, and
     boxes or maps that are missing or not wanted.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if hasattr(features, "__len__") and len(features) == 0:
-        raise ValueError("there are no images to describe: features has length 0")
     check_maps(features)
+    (rank,), _ = listed([rank])
     for i, each in enumerate(features):
         if not bool(torch.isfinite(each).all()) or bool((each < 0).any()):
             raise ValueError(f"the features of image {i} are not finite and ≥ 0; name a layer that is a ReLU")
@@ -188,9 +186,9 @@ def _in_box(maps, corners, size, what):
 
 def _checked(rows):
     """Local descriptors as a list of floating tensors (r_i, C)."""
-    found = list(rows) if isinstance(rows, Iterable) else [rows]
+    found = list(rows) if isinstance(rows, Sequence) or (dense(rows) and rows.dim()) else [rows]
     for i, each in enumerate(found):
-        if not isinstance(each, Tensor) or each.dim() != 2 or not each.is_floating_point() or each.is_meta \
+        if not dense(each) or each.dim() != 2 or not each.is_floating_point() or not each.numel() \
                 or each.shape[1] != found[0].shape[1] or not bool(torch.isfinite(each).all()):
             raise ValueError(f"descriptors of image {i} are {described(each)}; expected finite numbers (r, C), of one "
                              "C for all images")
@@ -262,9 +260,10 @@ class Index:
 
     @staticmethod
     def _check(descriptors, names):
-        if not isinstance(descriptors, Tensor) or descriptors.dim() != 2 or len(descriptors) != len(names):
-            raise ValueError(f"{len(names)} names for descriptors {described(descriptors)}; expected (n, d)")
-        ids(names, "names")
+        known = ids(names, "names")
+        if not dense(descriptors) or descriptors.dim() != 2 or not descriptors.is_floating_point() \
+                or len(descriptors) != len(known):
+            raise ValueError(f"{len(known)} names for descriptors {described(descriptors)}; expected (n, d)")
         wrong = (~torch.isfinite(descriptors).all(1)).nonzero().flatten().tolist()
         if wrong:
             raise ValueError(f"the descriptor of {names[wrong[0]]!r} is not finite")
@@ -296,14 +295,14 @@ class Index:
         by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched exactly.
         """
         width = self.descriptors.shape[1]
-        if not isinstance(queries, Tensor) or queries.shape[1:] != (width,) or not queries.is_floating_point() \
+        if not dense(queries) or queries.shape[1:] != (width,) or not queries.is_floating_point() \
                 or not bool(torch.isfinite(queries).all()):
             shape = tuple(queries.shape) if isinstance(queries, Tensor) else type(queries).__name__
             raise ValueError(f"queries of shape {shape} do not fit descriptors of width {width}; expected finite "
                              f"numbers (q, {width})")
-        for name, count, least in (("top", top, 1), ("expand", expand, 0)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
-                raise ValueError(f"{name}={count!r} must be a number of images, at least {least}")
+        check_counts(0, expand=expand)
+        if top is not None:
+            check_counts(top=top)
         queries = queries.to(self.descriptors)
         top = len(self.names) if top is None else min(top, len(self.names))
         if expand:
@@ -433,8 +432,7 @@ def average_precision_at(ranking: Iterable, positives: Iterable, n: int = 30) ->
     Raises ValueError without positives, for one that the ranking lists twice, and for n below 1. Other images only
     take up places.
     """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"n={n!r} must be a number of places, at least 1")
+    check_counts(n=n)
     listed, wanted, _ = _judged(ranking, positives, once=False)
     hits = [image in wanted for image in listed[:n]]
     return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .factorization import Factorization
-from .gate import Channelwise, full_precision
+from .gate import Channelwise, check_counts, dense, described, full_precision, listed
 from .nmf import _sweep, nmf
 
 
@@ -23,7 +23,8 @@ class Split(Channelwise):
     widens = 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x.relu(), (-x).relu()], self.dimension(x))
+        along = self.dimension(x)
+        return torch.cat([x.relu(), (-x).relu()], along)
 
 
 class Join(Channelwise):
@@ -48,8 +49,10 @@ def semi_nmf(A: Tensor, rank: int, *, max_iter: int = 200, tol: float = 1e-4, se
 
     Raises ValueError as `nmf` does, and for max_iter below 1.
     """
-    if max_iter < 1:
-        raise ValueError(f"max_iter={max_iter} must be at least 1")
+    check_counts(max_iter=max_iter)
+    if not dense(A) or A.dim() != 2:
+        raise ValueError(f"A is {described(A)}; expected a matrix (N, M)")
+    (rank,), _ = listed([rank])
     start = nmf(Split()(A.detach()), rank, seed=seed)
     A, U, V = A.detach().to(start.U.dtype), start.U, Join()(start.V)
     error = torch.linalg.norm(A - U @ V)

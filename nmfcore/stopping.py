@@ -20,7 +20,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from .compression import METHODS, accuracy_curve, powers_of_two, widths
-from .gate import LayerName, Output, check_batch_size, check_channels, find_layers, unwrapped
+from .gate import LayerName, Output, check_channels, check_counts, find_layers, unwrapped
 
 
 def smoothed(values: Sequence[float], radius: int) -> list[float]:
@@ -80,14 +80,14 @@ class EarlyStopping:
                  labels: Tensor | Sequence[Tensor], *, ranks: Sequence[int] | None = None, radius: int = 4,
                  method: str = "nmf", channels: str | None = None, skip: int = 0, output: Output = None,
                  batch_size: int | None = None, seed: int = 0):
-        if radius < 0:
-            raise ValueError(f"radius={radius}: expected 0 or more")
-        if method not in METHODS:
+        check_counts(0, radius=radius)
+        if not isinstance(method, str) or method not in METHODS:
             raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
         self.model, self.inputs, self.labels = model, inputs, labels
         self.layers = find_layers(unwrapped(model), layers)
         check_channels(channels, skip)
-        check_batch_size(batch_size)
+        if batch_size is not None:
+            check_counts(batch_size=batch_size)
         self.channels, self.skip, self.output, self.batch_size = channels, skip, output, batch_size
         self.ranks, self.radius, self.method, self.seed = ranks, radius, method, seed
         self.auc: list[float] = []

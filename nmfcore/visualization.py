@@ -14,6 +14,8 @@ from .feature_maps import Images, Preprocess, image_set, mapped
 from .gate import (
     LayerName,
     check_channels,
+    check_counts,
+    dense,
     described,
     find_layer,
     first_outputs,
@@ -50,10 +52,14 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: LayerName, preproc
     Raises ValueError for a layer that does not exist or gives no feature maps, a direction of another width, that is
     zero or not finite, a side below 32, and an unknown objective.
     """
-    if objective not in ("cosine", "dot_cosine"):
+    if not isinstance(objective, str) or objective not in ("cosine", "dot_cosine"):
         raise ValueError(f"objective {objective!r} is not 'cosine' or 'dot_cosine'")
-    if side < 32 or steps < 1:
-        raise ValueError(f"side={side} must be at least 32 pixels, steps={steps} at least 1")
+    check_counts(steps=steps)
+    check_counts(side=side)
+    if side < 32:
+        raise ValueError(f"side={side} must be at least 32 pixels")
+    if not callable(preprocess):
+        raise ValueError(f"preprocess is {described(preprocess)}; expected a function of images (n, 3, H, W) in [0, 1]")
     check_channels(channels, skip)
     model = unwrapped(model)
     wanted_layer = find_layer(model, layer)
@@ -139,8 +145,7 @@ def to_spectrum(images: Tensor) -> Tensor:
 
 
 def _unit(directions):
-    if not isinstance(directions, Tensor) or directions.is_meta or directions.dim() != 2 or not len(directions) \
-            or directions.is_complex():
+    if not dense(directions) or directions.dim() != 2 or not len(directions) or directions.is_complex():
         raise ValueError(f"directions must have shape (n, C) with n ≥ 1, got {described(directions)}")
     length = directions.float().norm(dim=1)
     wrong = (~(torch.isfinite(length) & (length > 0))).nonzero().flatten().tolist()

@@ -292,8 +292,8 @@ def test_tokens_become_a_grid_over_the_image():
     ({"channels": "middle"}, "channels='middle' is not one of 'first', 'last', 'tokens'"),
     ({"skip": 1}, "skip=1 leaves out tokens, and goes with channels='tokens', not None"),
     ({"channels": "last", "skip": 1}, "skip=1 leaves out tokens"),
-    ({"channels": "tokens", "skip": -1}, "skip=-1 must be a number of tokens"),
-    ({"channels": "tokens", "skip": 1.5}, "skip=1.5 must be a number of tokens")])
+    ({"channels": "tokens", "skip": -1}, "skip=-1 must be an integer, 0 or more"),
+    ({"channels": "tokens", "skip": 1.5}, "skip=1.5 must be an integer")])
 def test_layouts_that_do_not_exist(options, message):
     calls = [lambda: capture(vit(), BLOCK, SMALL, **options),
              lambda: visualize(vit(), randn(1, 64), layer=BLOCK, preprocess=lambda x: x, side=32, steps=1, **options),
@@ -363,20 +363,16 @@ def test_evaluation_mode_inside_and_the_model_as_it_was():
     model.conv.weight.requires_grad_(False)
     before = state(model)
     direction = randn(1, 6)
-    for training in (True, False):
-        maps = [feature_maps(model, SMALL, layer="relu", batch_size=size) for size in (1, 4)]
-        torch.testing.assert_close(*maps)
-        for call in PICTURES.values():
-            call(model, SMALL, "relu")
-        for call in CURVES.values():
-            call(model, "relu", SMALL, LABELS)
-        cam(model, SMALL, 0, layer="relu", classifier="head")
-        capture(model, "relu", SMALL)
-        relu_layers(model, SMALL)
-        visualize(model, direction, layer="relu", preprocess=lambda x: x, side=32, steps=1)
-        responses(model, SMALL, direction, layer="relu")
-        accuracy(model, SMALL, LABELS)
-        assert same(state(model), before) and training in (True, False)
+    torch.testing.assert_close(*(feature_maps(model, SMALL, layer="relu", batch_size=size) for size in (1, 4)))
+    calls = [lambda call=call: call(model, SMALL, "relu") for call in PICTURES.values()]
+    calls += [lambda call=call: call(model, "relu", SMALL, LABELS) for call in CURVES.values()]
+    calls += [lambda: cam(model, SMALL, 0, layer="relu", classifier="head"), lambda: capture(model, "relu", SMALL),
+              lambda: visualize(model, direction, layer="relu", preprocess=lambda x: x, side=32, steps=1),
+              lambda: responses(model, SMALL, direction, layer="relu"), lambda: accuracy(model, SMALL, LABELS),
+              lambda: relu_layers(model, SMALL)]
+    for call in calls:
+        call()
+        assert same(state(model), before)
 
 
 @pytest.mark.parametrize("error", [KeyError, RuntimeError])
@@ -482,7 +478,7 @@ def test_an_image_stands_once_in_a_ranking():
     with pytest.raises(ValueError, match="'x' stands more than once in the ranking"):
         average_precision(["x", "x", "a"], {"a"})
     for n in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="must be a number of places"):
+        with pytest.raises(ValueError, match="must be an integer, 1 or more"):
             average_precision_at(["a"], {"a"}, n)
     with pytest.raises(ValueError, match="'a' stands more than once in names"):
         Index(torch.eye(2), ["a", "a"])
@@ -666,12 +662,8 @@ def test_a_preprocess_that_fails_says_of_which_image():
             (picture, lambda x: x @ x, r"preprocess fails on image 0, which it got as torch\.float32 \(3, 8, 6\)"),
             (picture, lambda x: {"pixel_values": x}, "image 0 is dict"),
             (picture, lambda x: x[None], r"image 0 has shape \(1, 3, 8, 6\)"),
-            (picture, Preprocess((0,) * 3, (1,) * 3, 255.0, "", None).__call__, None),
             (2 * torch.ones(3, 8, 6), Preprocess((0,) * 3, (1,) * 3, 1.0, "", None), r"on image 0.*expected \[0, 1\]"),
             (np.zeros((8, 6, 2), np.uint8), lambda x: x, "image 0 is ndarray uint8")):
-        if message is None:
-            feature_maps(plain(), [image], layer="relu", preprocess=preprocess)
-            continue
         with pytest.raises(ValueError, match=message):
             feature_maps(plain(), [image], layer="relu", preprocess=preprocess)
     with pytest.raises(ValueError, match="more than 8 bits"):
@@ -837,10 +829,10 @@ def test_groups_of_batches_give_what_all_at_once_give(method):
         torch.testing.assert_close(parts.accuracy, whole.accuracy)
         assert parts.baseline.shape == (4,) and parts.unconverged == whole.unconverged
     for wrong in (0, -1, 1.5, True, "8"):
-        with pytest.raises(ValueError, match=r"batch_size=.* must be a number of inputs"):
+        with pytest.raises(ValueError, match=r"batch_size=.* must be an integer, 1 or more"):
             accuracy_curve(model, "1", batches, labels, batch_size=wrong)
         for call in PICTURES.values():
-            with pytest.raises(ValueError, match=r"batch_size=.* must be a number of inputs"):
+            with pytest.raises(ValueError, match=r"batch_size=.* must be an integer, 1 or more"):
                 call(model, SMALL, "1", batch_size=wrong)
 
 
