@@ -168,20 +168,24 @@ def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     return [name for name, _, relu in _ends(unwrapped(model), inputs) if relu]
 
 
-def against_negatives(model: nn.Module, layer: str, inputs: Tensor) -> str:
+def against_negatives(model: nn.Module, layer: str, inputs: Tensor, channels: str | None = None) -> str:
     """What to do about negative outputs of a layer: the advice that belongs into the error."""
-    ends = _ends(unwrapped(model), inputs)
+    try:
+        ends = _ends(unwrapped(model), inputs)
+    except Exception:  # what comes behind the layer need not run
+        ends = []
     at = next((i for i, (known, _, _) in enumerate(ends) if known == layer), len(ends))
     following = next((known for known, shape, relu in ends[at:] if relu and shape == ends[at][1]), None)
     if following:
         return f"name the ReLU that follows it: {following!r} is the next layer that ends in one"
     parent, _, name = layer.rpartition(".")
     place = f"model.get_submodule({parent!r})" if parent else "model"
-    place += f"[{name}]" if name.isdigit() else f".{name}"
+    place += f"[{name}]" if name.isdigit() else f".{name}" if name else ""
+    halves = ", ".join(f"{kind}({'' if channels in (None, 'first') else repr(channels)})" for kind in ("Split", "Join"))
     return ("name the ReLU that follows it; if there is none with a name, wrap the layer, "
             f"{place} = nn.Sequential({place}, nn.ReLU()), which drops what is below zero and changes nothing where a "
-            f"ReLU comes next, and name {layer + '.1'!r}; or, to keep what is below zero, put Split(), Join() of "
-            "nmfcore.signed in place of nn.ReLU()")
+            f"ReLU comes next, and name {layer + '.1' if layer else '1'!r}; or, to keep what is below zero, put {halves} "
+            "of nmfcore.signed in place of nn.ReLU()")
 
 
 def _ends(model, inputs):

@@ -189,7 +189,7 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
                 with resumed(model, names, stacked) as widths:
                     curves.append(experiment.curve(ranks, widths))
             except _Negative as error:
-                advice = against_negatives(model, error.layer, batches[0][:2])
+                advice = against_negatives(model, error.layer, batches[0][:2], channels)
                 raise ValueError(f"{error}; {advice}") from error
     if len(curves) == 1:
         return curves[0]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm.auto import tqdm
 
 from .activations import against_negatives
@@ -39,7 +39,7 @@ from .gate import (
     unwrapped,
 )
 
-Images = Tensor | Sequence[Tensor]
+Images = Tensor | Sequence | Dataset | DataLoader
 Maps = Tensor | Sequence[Tensor]
 Preprocess = Callable[[Any], Tensor] | None
 
@@ -69,7 +69,7 @@ def feature_maps(model: nn.Module, images: Images, *, layer: LayerName, channels
     return torch.stack(maps) if len(set(sizes)) == 1 else list(maps)
 
 
-def mapped(model: nn.Module, images: Images, layer: LayerName, *, channels: str | None = None, skip: int = 0,
+def mapped(model: nn.Module, images: Sequence[Tensor], layer: LayerName, *, channels: str | None = None, skip: int = 0,
            batch_size: int = 16, progress: bool = False, signed: bool = False
            ) -> Iterator[tuple[int, torch.Size, Tensor]]:
     """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up."""
@@ -89,7 +89,14 @@ def mapped(model: nn.Module, images: Images, layer: LayerName, *, channels: str 
                                evidence=(evidence or {})[wanted.name])
             maps = where.grid(output, batch.shape[2:], wanted.name)
             maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-            _check_values(model, wanted, batch, maps, places, signed)
+            low, high = (float(value) for value in maps.aminmax())
+            if not -torch.inf < low <= high < torch.inf:
+                wrong = next(i for i, each in zip(places, maps, strict=True) if not torch.isfinite(each).all())
+                raise ValueError(f"layer {wanted.name!r} gives numbers that are not finite for image {wrong}; a "
+                                 "half-precision model may need float32")
+            if low < 0 and not signed:
+                raise ValueError(f"layer {wanted.name!r} has negative outputs (down to {low:.3g}); "
+                                 f"{against_negatives(model, wanted.name, batch[:2], where.channels)}")
         for i, each in zip(places, maps, strict=True):
             yield i, batch.shape[1:], each
 
@@ -114,21 +121,11 @@ def naming_images(model: nn.Module, layer: Layer, places: Sequence[int], batch: 
                            f"({error.__cause__})") from error
 
 
-def _check_values(model, layer, batch, maps, places, signed):
-    low, high = (float(value) for value in maps.aminmax())
-    if not -torch.inf < low <= high < torch.inf:
-        wrong = next(i for i, each in zip(places, maps, strict=True) if not torch.isfinite(each).all())
-        raise ValueError(f"layer {layer.name!r} gives numbers that are not finite for image {wrong}; a half-precision "
-                         "model may need float32")
-    if low < 0 and not signed:
-        raise ValueError(f"layer {layer.name!r} has negative outputs (down to {low:.3g}); "
-                         f"{against_negatives(model, layer.name, batch[:2])}")
-
-
 # --- image sets ---------------------------------------------------------------------------------------------
 
 
-def batches(images: Images, batch_size: int, *, progress: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+def batches(images: Sequence[Tensor], batch_size: int, *,
+            progress: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """An `image_set` in batches of one size each: (places in the set, images (b, C, H, W)), each image once.
 
     Few images are held at a time, also where no two have the same size.
@@ -185,7 +182,7 @@ def check_not_empty(images: Any) -> None:
         raise ValueError(f"there are no images: they must be a set with n ≥ 1, got {shape}")
 
 
-def image_set(images: Any, preprocess: Preprocess = None) -> Images:
+def image_set(images: Any, preprocess: Preprocess = None) -> Sequence[Tensor]:
     """What people call images as a sequence of floating tensors (C, H, W), each made when it is asked for.
 
     Raises ValueError for anything else; for a single image of a sequence when it is asked for.

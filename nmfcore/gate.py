@@ -124,8 +124,9 @@ def ready(model: nn.Module, inputs: Tensor, what: str = "the inputs") -> Tensor:
         return inputs if first is None else inputs.to(first.device)
     if not torch.isfinite(inputs).all():
         raise ValueError(f"{what} hold numbers that are not finite: {described(inputs)}")
+    narrower = floating is not None and floating != inputs.dtype
     inputs = inputs.to(device=None if first is None else first.device, dtype=floating)
-    if not torch.isfinite(inputs).all():
+    if narrower and not torch.isfinite(inputs).all():
         raise ValueError(f"{what} are too large for the model's {floating}; use the model in float32")
     return inputs
 

@@ -6,6 +6,7 @@ inside PyTorch or NumPy, and nothing left behind on the model.
 
 import copy
 import dataclasses
+import inspect
 import traceback
 from collections import OrderedDict
 
@@ -16,6 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nmfcore import activations, compression, networks, stopping, training, visualization
+from nmfcore import cam as cam_module
+from nmfcore import feature_maps as feature_maps_module
+from nmfcore import heatmaps as heatmaps_module
 from nmfcore.activations import capture, relu_layers
 from nmfcore.cam import cam, grad_cam, predicted_grad_cam
 from nmfcore.compression import Curve, Report, accuracy_curve, class_batches, memorization_report, mixed_batches
@@ -119,6 +124,21 @@ def call(function, arguments, folder):
         x = arguments.pop("x")
         return NMFPerturbation(**arguments).train()(x)
     return function(**arguments)
+
+
+PARTS = {"replaced", "resumed", "reflection_padding", "against_negatives", "mapped", "naming_images", "widths",
+         "train", "accuracy", "classifies"}  # of these functions, or contexts for the reader's own passes
+
+
+def test_every_function_that_takes_a_model_is_tried():
+    names = {function if isinstance(function, str) else function.__qualname__ for function in FUNCTIONS}
+    for module in (activations, cam_module, compression, feature_maps_module, heatmaps_module, networks, stopping,
+                   training, visualization):
+        for name, thing in vars(module).items():
+            if name.startswith("_") or not callable(thing) or getattr(thing, "__module__", "") != module.__name__:
+                continue
+            if {"model", "tail"} & set(inspect.signature(thing).parameters):
+                assert name in names | PARTS, f"{module.__name__}.{name} takes a model and is not in FUNCTIONS"
 
 
 def finite(result):

@@ -714,6 +714,17 @@ def test_the_relu_that_follows_is_named():
         heatmaps(model, X, 2, layer="layer4.0.bn2")
     with pytest.raises(ValueError, match=r"layer 'layer4\.0\.bn2': A\[.*name the ReLU that follows it: 'layer4\.0'"):
         accuracy_curve(model, "layer4.0.bn2", SMALL, LABELS)
+    with pytest.raises(ValueError, match=r"Split\('tokens'\), Join\('tokens'\) of nmfcore\.signed"):
+        accuracy_curve(vit(), BLOCK, SMALL, LABELS, channels="tokens")
+    with pytest.raises(ValueError, match=r"model = nn\.Sequential\(model, nn\.ReLU\(\)\), .* name '1'"):
+        heatmaps(nn.Conv2d(3, 4, 3), SMALL, 2, layer="")
+
+    class Ends(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(ValueError, match=r"layer '0' has negative outputs .*model\[0\] = nn"):
+        heatmaps(nn.Sequential(nn.Conv2d(3, 4, 3), Ends()), SMALL, 2, layer="0")
     nested = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()))
     with pytest.raises(ValueError, match=r"model\.get_submodule\('0'\)\[1\] = nn\.Sequential.*name '0\.1\.1'"):
         heatmaps(nested, SMALL, 2, layer="0.1")
