@@ -184,8 +184,8 @@ def against_negatives(model: nn.Module, layer: str, inputs: Tensor, channels: st
     halves = ", ".join(f"{kind}({'' if channels in (None, 'first') else repr(channels)})" for kind in ("Split", "Join"))
     return ("name the ReLU that follows it; if there is none with a name, wrap the layer, "
             f"{place} = nn.Sequential({place}, nn.ReLU()), which drops what is below zero and changes nothing where a "
-            f"ReLU comes next, and name {layer + '.1' if layer else '1'!r}; or, to keep what is below zero, put {halves} "
-            "of nmfcore.signed in place of nn.ReLU()")
+            f"ReLU comes next, and name {layer + '.1' if layer else '1'!r}; or, to keep what is below zero, put "
+            f"{halves} of nmfcore.signed in place of nn.ReLU()")
 
 
 def _ends(model, inputs):
