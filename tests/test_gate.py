@@ -786,13 +786,20 @@ def test_wrapped_models(wrap):
     torch.testing.assert_close(accuracy_curve(model, "relu", SMALL, LABELS).error, expected)
 
 
-def test_a_compiled_part_keeps_its_names():
+def test_a_compiled_part_keeps_its_names_and_is_not_compiled_anew():
+    compiled = []
+
+    def backend(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
     model = plain()
     expected = feature_maps(model, SMALL, layer="relu")
-    outer = nn.Sequential(torch.compile(model, backend="eager"))
-    outer(SMALL)
+    outer = nn.Sequential(torch.compile(model, backend=backend))
     for layer in ("0.relu", "0._orig_mod.relu", model.relu):
-        assert torch.equal(feature_maps(outer, SMALL, layer=layer), expected)
+        assert torch.equal(feature_maps(outer, SMALL, layer=layer), expected) and not compiled
+    outer(SMALL)
+    assert compiled
 
 
 def test_what_is_no_model():
@@ -839,6 +846,10 @@ def test_groups_of_batches_give_what_all_at_once_give(method):
         torch.testing.assert_close(parts.error, whole.error, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(parts.accuracy, whole.accuracy)
         assert parts.baseline.shape == (4,) and parts.unconverged == whole.unconverged
+    dense = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.ReLU(), nn.Linear(9, 4)))
+    one, several = (accuracy_curve(dense, "2", batches, labels, method=method, batch_size=size) for size in (None, 1))
+    assert one.ranks == several.ranks and one.limit == several.limit == {"random_ablation": 9}.get(method, 5)
+    torch.testing.assert_close(one.error, several.error, atol=1e-4, rtol=1e-3)
     for wrong in (0, -1, 1.5, True, "8"):
         with pytest.raises(ValueError, match=r"batch_size=.* must be an integer, 1 or more"):
             accuracy_curve(model, "1", batches, labels, batch_size=wrong)
