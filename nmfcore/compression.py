@@ -209,6 +209,9 @@ def _batches(inputs, labels):
                          "sequences of them") from error
     if not single and isinstance(labels, Tensor):
         targets = [labels]
+    if single and isinstance(labels, list | tuple) and len(labels) == 1 and isinstance(labels[0], Tensor) \
+            and labels[0].dim() == 1:
+        targets = list(labels)
     for i, batch in enumerate(batches):
         if not dense(batch) or batch.dim() == 0:
             raise ValueError(f"batch {i} of the inputs is {described(batch)}; pass a tensor (n, ...), or a sequence "

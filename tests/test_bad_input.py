@@ -30,6 +30,7 @@ from nmfcore.regularization import NMFPerturbation
 from nmfcore.retrieval import Index, Whitening, average_precision, average_precision_at, describe, pooled
 from nmfcore.signed import Join, Split, semi_nmf
 from nmfcore.stopping import EarlyStopping
+from nmfcore.streaming import StreamingNMF
 from nmfcore.visualization import responses, visualize
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
@@ -99,6 +100,7 @@ FUNCTIONS = {
     average_precision: dict(ranking="abc", positives="ab", junk="c"),
     average_precision_at: dict(ranking="abc", positives="ab", n=2),
     "Split": dict(x=X, channels=None), "Join": dict(x=torch.rand(2, 4, 3), channels=None),
+    "StreamingNMF": dict(A=MAPS[0].flatten(1), rank=2, forget=0.9, turns=1, sweeps=1),
     "NMFPerturbation": dict(rank=2, channels=None, x=MAPS, strength=0.5, every=1, sweeps=1),
     semi_nmf: dict(A=X.flatten(1), rank=2, max_iter=2)}
 
@@ -113,6 +115,10 @@ def call(function, arguments, folder):
         return torch.tensor(stopper.auc)
     if function == "stored_maps":
         return list(stored_maps(file=folder / "maps", **arguments))
+    if function == "StreamingNMF":
+        arguments = dict(arguments)
+        A = arguments.pop("A")
+        return StreamingNMF(**arguments).update(A)
     if function == "Index":
         return Index(**arguments).descriptors
     if function == "search":

@@ -431,6 +431,7 @@ def test_labels_are_integers(labels):
 
 def test_integers_of_any_kind_are_labels():
     expected = accuracy_curve(plain(), "relu", SMALL, LABELS)
+    assert torch.equal(accuracy_curve(plain(), "relu", SMALL, [LABELS]).accuracy, expected.accuracy)  # one batch
     for labels in (LABELS.int(), LABELS.to(torch.uint8), LABELS.numpy(), LABELS.tolist(), list(LABELS)):
         assert torch.equal(accuracy_curve(plain(), "relu", SMALL, labels).accuracy, expected.accuracy)
         assert torch.equal(grad_cam(plain(), SMALL, labels, layer="relu"),
