@@ -32,6 +32,12 @@ class StreamingNMF:
     Raises ValueError for arguments out of range, and as `nmf` for a chunk that has no such factorization.
     """
 
+    rank: int
+    forget: float
+    turns: int
+    sweeps: int
+    seed: int
+
     def __init__(self, rank: int, *, forget: float = 0.9, turns: int = 5, sweeps: int = 10, seed: int = 0):
         check_counts(rank=rank, turns=turns, sweeps=sweeps)
         if not isinstance(forget, Real) or not 0 < forget <= 1:
