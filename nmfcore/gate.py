@@ -549,8 +549,8 @@ def check_labels(labels: Tensor, classes: int) -> None:
                          "from 0, and leave out samples without a label")
 
 
-def ids(values: Any, what: str, *, once: bool = True) -> list[Hashable]:
-    """Names of images and the like as plain values, which compare by value, each `once`.
+def ids(values: Any, what: str) -> list[Hashable]:
+    """Names of images and the like as plain values, which compare by value, each once.
 
     Raises ValueError for one that is there twice, or cannot be compared.
     """
@@ -562,7 +562,7 @@ def ids(values: Any, what: str, *, once: bool = True) -> list[Hashable]:
         raise ValueError(f"{what}: expected names or numbers, got {described(values)}") from error
     if any(isinstance(value, float) and value != value for value in found):
         raise ValueError(f"there is NaN in {what}, which equals nothing")
-    if once and len(known) < len(found):
+    if len(known) < len(found):
         twice = next(value for i, value in enumerate(found) if value in found[:i])
         raise ValueError(f"{twice!r} stands more than once in {what}; leave it where it stands first")
     return found

@@ -429,23 +429,20 @@ def average_precision(ranking: Iterable, positives: Iterable, junk: Iterable = (
 def average_precision_at(ranking: Iterable, positives: Iterable, n: int = 30) -> float:
     """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives.
 
-    Raises ValueError without positives, for one that the ranking lists twice, and for n below 1. Other images only
-    take up places.
+    Raises ValueError as `average_precision`, and for n below 1.
     """
     check_counts(n=n)
-    listed, wanted, _ = _judged(ranking, positives, once=False)
+    listed, wanted, _ = _judged(ranking, positives)
     hits = [image in wanted for image in listed[:n]]
     return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
 
 
-def _judged(ranking, positives, junk=(), once=True):
-    """A ranking, and sets of its positives and its junk. once: whether what is neither may stand there once only."""
+def _judged(ranking, positives, junk=()):
+    """A ranking, and sets of its positives and its junk."""
     wanted = set(ids(positives, "positives"))
     if not wanted:
         raise ValueError("a query without positives has no average precision; leave it out")
-    listed = ids(ranking, "the ranking", once=once)
-    ids([image for image in listed if image in wanted], "the positives of the ranking")
-    return listed, wanted, set(ids(junk, "junk"))
+    return ids(ranking, "the ranking"), wanted, set(ids(junk, "junk"))
 
 
 @dataclass(frozen=True)

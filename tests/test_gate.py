@@ -476,8 +476,8 @@ def test_an_image_stands_once_in_a_ranking():
                     list(np.array([2, 0, 1]))):
             assert measure(ids, {2, 0}) == measure([2, 0, 1], [2, 0]) == measure("cab", "ca")
             assert measure([2, 0, 1], ids[:2]) == measure("cab", "ca") > 0
-    with pytest.raises(ValueError, match="'x' stands more than once in the ranking"):
-        average_precision(["x", "x", "a"], {"a"})
+        with pytest.raises(ValueError, match="'x' stands more than once in the ranking"):
+            measure(["x", "x", "a"], {"a"})
     for n in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="must be an integer, 1 or more"):
             average_precision_at(["a"], {"a"}, n)
