@@ -11,6 +11,7 @@ from numbers import Integral
 import torch
 from sklearn.cluster import KMeans
 
+from .gate import full_precision
 from .nmf import nmf
 
 
@@ -20,11 +21,13 @@ class Factorization:
     V: torch.Tensor  # (K, M) "what"
 
     @property
+    @full_precision()
     def approximation(self) -> torch.Tensor:
         """(N, M) U V."""
         return self.U @ self.V
 
 
+@full_precision()
 def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Best rank-K approximation A V Vᵀ with orthonormal rows of V (eq. 2.19): an SVD without centring.
 
@@ -37,6 +40,7 @@ def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     return Factorization(A @ V.mT, V)
 
 
+@full_precision()
 def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Factorization:
     """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). The best of `n_init` runs of Lloyd's
     algorithm."""
@@ -46,6 +50,7 @@ def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Fa
     return Factorization(torch.nn.functional.one_hot(labels, rank).to(A), torch.as_tensor(fit.cluster_centers_).to(A))
 
 
+@full_precision()
 def spherical_kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10,
                      max_iter: int = 300) -> Factorization:
     """k-means on directions: centroids maximize Σ cos(A_i, V_k(i)) (eq. 2.25; Dhillon & Modha 2001).

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .datasets import data_folder
+from .gate import logits, ready, run, running
 
 MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -129,9 +130,12 @@ def classifies(model: nn.Module) -> bool:
     """
     if any(isinstance(module, _Absent) for module in model.modules()):
         return False
-    device = next((parameter.device for parameter in model.parameters()), None)
-    with torch.no_grad():
-        return model(torch.zeros(1, 3, 64, 64, device=device)).dim() == 2
+    with running(model):
+        given = run(model, ready(model, torch.zeros(1, 3, 64, 64)))
+    try:
+        return logits(given, 1) is not None
+    except ValueError:
+        return False
 
 
 # --- weights from a safetensors file ----------------------------------------------------------------------

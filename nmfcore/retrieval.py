@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
-from .heatmaps import Maps, of_one_shape
+from .feature_maps import Maps, check_maps, of_one_shape
+from .gate import check_counts, dense, described, full_precision, ids, listed
 from .nmf import nmf
 from .segmentation import Box, box
 
@@ -37,6 +38,7 @@ _PER_CELL = 40  # descriptors that k-means sees for each cell; faiss asks for 39
 # --- local descriptors --------------------------------------------------------------------------------------
 
 
+@full_precision()
 def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[Box | None] | None" = None,
              sizes: Sequence[tuple[int, int]] | None = None, maps: Maps | None = None, seed: int = 0) -> list[Tensor]:
     """Local descriptors of n images: n × (r_i, C), each row of length 1, or 0 where an image activates nothing.
@@ -61,10 +63,10 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     Raises ValueError for an unknown method, features that are negative or not finite, a box outside its image, and
     boxes or maps that are missing or not wanted.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if len(features) == 0:
-        raise ValueError("there are no images to describe: features has length 0")
+    check_maps(features)
+    (rank,), _ = listed([rank])
     for i, each in enumerate(features):
         if not bool(torch.isfinite(each).all()) or bool((each < 0).any()):
             raise ValueError(f"the features of image {i} are not finite and ≥ 0; name a layer that is a ReLU")
@@ -182,6 +184,19 @@ def _in_box(maps, corners, size, what):
 # --- global descriptors -------------------------------------------------------------------------------------
 
 
+def _checked(rows):
+    """Local descriptors as a list of floating tensors (r_i, C)."""
+    found = list(rows) if isinstance(rows, Sequence) or (dense(rows) and rows.dim()) else [rows]
+    for i, each in enumerate(found):
+        if not dense(each) or each.dim() != 2 or not each.is_floating_point() or not each.numel() \
+                or each.shape[1] != found[0].shape[1] or not bool(torch.isfinite(each).all()):
+            raise ValueError(f"descriptors of image {i} are {described(each)}; expected finite numbers (r, C), of one "
+                             "C for all images")
+    if not found:
+        raise ValueError("there are no descriptors: expected those of n ≥ 1 images")
+    return found
+
+
 @dataclass(frozen=True)
 class Whitening:
     """PCA-whitening: x ↦ P (x - mean), with P (d, C) the principal directions over their standard deviations."""
@@ -190,13 +205,14 @@ class Whitening:
     directions: Tensor  # (d, C)
 
     @classmethod
+    @full_precision()
     def fit(cls, rows: Sequence[Tensor], *, dimensions: int | None = None) -> "Whitening":
         """Learned from local descriptors, n × (r_i, C): of other images than those it will be used on.
 
         dimensions: the most to keep. Directions whose variance is below a millionth of the largest are dropped: they
         are rounding, which whitening would blow up. Raises ValueError if none is left.
         """
-        X = torch.cat(list(rows)).double()
+        X = torch.cat(_checked(rows)).double()
         mean = X.mean(0)
         _, spread, directions = torch.linalg.svd(X - mean, full_matrices=False)
         kept = int((spread ** 2 > 1e-6 * spread[0] ** 2).sum()) if bool(spread[0] > 0) else 0
@@ -206,6 +222,7 @@ class Whitening:
         deviation = spread[:kept, None] / len(X) ** 0.5
         return cls(mean.float(), (directions[:kept] / deviation).float())
 
+    @full_precision()
     def __call__(self, rows: Tensor) -> Tensor:
         """(r, C) to (r, d)."""
         return (rows - self.mean) @ self.directions.mT
@@ -216,7 +233,7 @@ def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, region
 
     regional: bring rows to length 1 once more before adding them up, as R-MAC and CAM do.
     """
-    whitened = [each if whitening is None else whitening(each) for each in rows]
+    whitened = [each if whitening is None else whitening(each) for each in _checked(rows)]
     if regional:
         whitened = [normalize(each, dim=1) for each in whitened]
     return normalize(torch.stack([each.sum(0) for each in whitened]), dim=1)
@@ -243,8 +260,10 @@ class Index:
 
     @staticmethod
     def _check(descriptors, names):
-        if descriptors.dim() != 2 or len(descriptors) != len(names):
-            raise ValueError(f"{len(names)} names for descriptors of shape {tuple(descriptors.shape)}; expected (n, d)")
+        known = ids(names, "names")
+        if not dense(descriptors) or descriptors.dim() != 2 or not descriptors.is_floating_point() \
+                or len(descriptors) != len(known):
+            raise ValueError(f"{len(known)} names for descriptors {described(descriptors)}; expected (n, d)")
         wrong = (~torch.isfinite(descriptors).all(1)).nonzero().flatten().tolist()
         if wrong:
             raise ValueError(f"the descriptor of {names[wrong[0]]!r} is not finite")
@@ -267,6 +286,7 @@ class Index:
         self.descriptors = torch.cat([self.descriptors, descriptors])
         self.names = [*self.names, *names]
 
+    @full_precision()
     def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
                by: Any = None) -> tuple[Tensor, Tensor]:
         """Scores and places, (q, top), of the images most like each query (q, d), best first.
@@ -274,9 +294,16 @@ class Index:
         expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
         by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched exactly.
         """
-        if queries.dim() != 2 or queries.shape[1] != self.descriptors.shape[1]:
-            raise ValueError(f"queries of shape {tuple(queries.shape)} do not fit descriptors of width "
-                             f"{self.descriptors.shape[1]}; expected (q, {self.descriptors.shape[1]})")
+        width = self.descriptors.shape[1]
+        if not dense(queries) or queries.shape[1:] != (width,) or not queries.is_floating_point() \
+                or not bool(torch.isfinite(queries).all()):
+            shape = tuple(queries.shape) if isinstance(queries, Tensor) else type(queries).__name__
+            raise ValueError(f"queries of shape {shape} do not fit descriptors of width {width}; expected finite "
+                             f"numbers (q, {width})")
+        check_counts(0, expand=expand)
+        if top is not None:
+            check_counts(top=top)
+        queries = queries.to(self.descriptors)
         top = len(self.names) if top is None else min(top, len(self.names))
         if expand:
             _, first = self.search(queries, top=expand, by=by)
@@ -380,29 +407,42 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
 # --- how good a ranking is ----------------------------------------------------------------------------------
 
 
-def average_precision(ranking: Sequence, positives: Collection, junk: Container = ()) -> float:
+def average_precision(ranking: Iterable, positives: Iterable, junk: Iterable = ()) -> float:
     """The area under precision against recall, by trapezoids as the program of Oxford Buildings computes it.
 
     ranking: images, best first. positives: those to be found. junk: neither right nor wrong; they are
-    taken out of the ranking. Positives that the ranking does not list count as never found.
+    taken out of the ranking. Positives that the ranking does not list count as never found. Images are names or
+    numbers, which compare by value, and stand once in each of the three.
 
-    Raises ValueError without positives.
+    Raises ValueError without positives, and for an image that stands twice.
     """
-    if not len(positives):
-        raise ValueError("a query without positives has no average precision; leave it out")
-    hits = [image in positives for image in ranking if image not in junk]
+    listed, wanted, ignored = _judged(ranking, positives, junk)
+    hits = [image in wanted for image in listed if image not in ignored]
     total, found = 0.0, 0
     for r, hit in enumerate(hits):
         if hit:
             total += ((found / r if r else 1) + (found + 1) / (r + 1)) / 2
             found += 1
-    return total / len(positives)
+    return total / len(wanted)
 
 
-def average_precision_at(ranking: Sequence, positives: Collection, n: int = 30) -> float:
-    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives."""
-    hits = [image in positives for image in ranking[:n]]
+def average_precision_at(ranking: Iterable, positives: Iterable, n: int = 30) -> float:
+    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives.
+
+    Raises ValueError as `average_precision`, and for n below 1.
+    """
+    check_counts(n=n)
+    listed, wanted, _ = _judged(ranking, positives)
+    hits = [image in wanted for image in listed[:n]]
     return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
+
+
+def _judged(ranking, positives, junk=()):
+    """A ranking, and sets of its positives and its junk."""
+    wanted = set(ids(positives, "positives"))
+    if not wanted:
+        raise ValueError("a query without positives has no average precision; leave it out")
+    return ids(ranking, "the ranking"), wanted, set(ids(junk, "junk"))
 
 
 @dataclass(frozen=True)
