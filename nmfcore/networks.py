@@ -64,7 +64,8 @@ class Preprocess:
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
             cure = "divide by 255" if high > 2 else "clamp to [0, 1] (a bicubic resize overshoots)"
             raise ValueError(f"images have values from {low:g} to {high:g}; expected [0, 1]: {cure}")
-        mean, std = (torch.tensor(c, device=images.device)[:, None, None] for c in (self.mean, self.std))
+        mean, std = (torch.tensor(c, dtype=torch.float32, device=images.device)[:, None, None]
+                     for c in (self.mean, self.std))
         return (images.float() * self.scale - mean) / std
 
 

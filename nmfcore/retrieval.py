@@ -193,10 +193,12 @@ class Whitening:
     def fit(cls, rows: Sequence[Tensor], *, dimensions: int | None = None) -> "Whitening":
         """Learned from local descriptors, n × (r_i, C): of other images than those it will be used on.
 
-        dimensions: the most to keep. Directions whose variance is below a millionth of the largest are dropped: they
-        are rounding, which whitening would blow up. Raises ValueError if none is left.
+        Rows of 0, as of images that activate nothing, have no direction and are left out. dimensions: the most to keep.
+        Directions whose variance is below a millionth of the largest are dropped: they are rounding, which whitening
+        would blow up. Raises ValueError if none is left.
         """
         X = torch.cat(list(rows)).double()
+        X = X[X.any(1)] if bool(X.any()) else X
         mean = X.mean(0)
         _, spread, directions = torch.linalg.svd(X - mean, full_matrices=False)
         kept = int((spread ** 2 > 1e-6 * spread[0] ** 2).sum()) if bool(spread[0] > 0) else 0
@@ -207,8 +209,8 @@ class Whitening:
         return cls(mean.float(), (directions[:kept] / deviation).float())
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(r, C) to (r, d)."""
-        return (rows - self.mean) @ self.directions.mT
+        """(r, C) to (r, d). A row of 0, of an image that activates nothing, stays 0: it is no point of the space."""
+        return torch.where(rows.any(1, keepdim=True), (rows - self.mean) @ self.directions.mT, 0)
 
 
 def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, regional: bool = False) -> Tensor:
@@ -230,16 +232,25 @@ class Index:
     """Descriptors of named images, searched exactly or, where they are many, by faiss.
 
     about: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for
-    queries that were made alike: `check` compares.
+    queries that were made alike: `check` compares. stamps: what tells each image from an edited one of the same name,
+    such as `photographs.stamp` of its file; `unchanged` compares.
     """
 
     descriptors: Tensor  # (n, d), rows of length 1
     names: list[str]
     about: dict = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # images that could not be read
+    stamps: list[str] = field(default_factory=list)  # n, "" for an image without
 
     def __post_init__(self):
         self._check(self.descriptors, self.names)
+        self.stamps = self._stamps(self.stamps, self.names)
+
+    @staticmethod
+    def _stamps(stamps, names):
+        if stamps and len(stamps) != len(names):
+            raise ValueError(f"{len(stamps)} stamps for {len(names)} names; pass one for each, or none")
+        return list(stamps) or [""] * len(names)
 
     @staticmethod
     def _check(descriptors, names):
@@ -256,16 +267,27 @@ class Index:
                 raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; "
                                  f"build it again, or describe the query alike")
 
-    def add(self, descriptors: Tensor, names: Sequence[str]) -> None:
+    def unchanged(self, stamps: Mapping[str, str]) -> "Index":
+        """An index of those images that still have the stamp they had: {name: stamp} of what is there now.
+
+        What is gone, edited, or has no stamp is not in it, and is to be added again if it is there.
+        """
+        kept = [i for i, (name, stamp) in enumerate(zip(self.names, self.stamps, strict=True))
+                if stamp and stamps.get(name) == stamp]
+        return Index(self.descriptors[kept], [self.names[i] for i in kept], self.about,
+                     stamps=[self.stamps[i] for i in kept])
+
+    def add(self, descriptors: Tensor, names: Sequence[str], *, stamps: Sequence[str] = ()) -> None:
         """Append images. Raises ValueError for a name that is there already and descriptors of another width."""
         self._check(descriptors, names)
+        stamps = self._stamps(stamps, names)
         if len({*self.names, *names}) < len(self.names) + len(names):
             raise ValueError(f"{sorted({*names} & {*self.names})[:3] or list(names)[:3]}: names must be new and unlike")
         if descriptors.shape[1] != self.descriptors.shape[1]:
             raise ValueError(f"descriptors of width {descriptors.shape[1]} do not fit an index of width "
                              f"{self.descriptors.shape[1]}")
         self.descriptors = torch.cat([self.descriptors, descriptors])
-        self.names = [*self.names, *names]
+        self.names, self.stamps = [*self.names, *names], [*self.stamps, *stamps]
 
     def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
                by: Any = None) -> tuple[Tensor, Tensor]:
@@ -326,32 +348,39 @@ class Index:
         the index that was there."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / "descriptors.draft"
-        save_file({"descriptors": self.descriptors.contiguous()}, draft)
-        digest = pooch.file_hash(str(draft))
-        file = folder / f"descriptors-{digest[:16]}.safetensors"
-        os.replace(draft, file)
-        text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
-                           "left_out": self.left_out}, indent=1, ensure_ascii=False)
-        card = folder / "index.json.draft"
-        card.write_text(text, encoding="utf-8")
-        os.replace(card, folder / "index.json")
+        draft, card = folder / f"descriptors.{os.getpid()}.draft", folder / f"index.{os.getpid()}.draft"
+        try:
+            save_file({"descriptors": self.descriptors.contiguous()}, draft)
+            digest = pooch.file_hash(str(draft))
+            file = folder / f"descriptors-{digest[:16]}.safetensors"
+            os.replace(draft, file)
+            text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
+                               "left_out": self.left_out, "stamps": self.stamps}, indent=1, ensure_ascii=False)
+            card.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
+            os.replace(card, folder / "index.json")
+        finally:
+            draft.unlink(missing_ok=True)
+            card.unlink(missing_ok=True)
         for old in folder.glob("descriptors-*.safetensors"):
             if old != file:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Index":
         """Raises FileNotFoundError where there is no index, and ValueError for one of another version or damaged."""
         folder = Path(folder)
-        found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        try:
+            found = json.loads((folder / "index.json").read_text(encoding="utf-8", errors="surrogateescape"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{folder / 'index.json'} is damaged ({error}); build the index again") from error
         if found.get("version") != VERSION:
             raise ValueError(f"{folder} holds an index of version {found.get('version')!r}, not {VERSION}; build it "
                              f"again")
         file = folder / f"descriptors-{found['sha256'][:16]}.safetensors"
         if not file.exists() or pooch.file_hash(str(file)) != found["sha256"]:
             raise ValueError(f"{file} is missing or damaged; build the index again")
-        return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"])
+        return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"],
+                   found.get("stamps", []))
 
 
 # --- regions of the results ---------------------------------------------------------------------------------
