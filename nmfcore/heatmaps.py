@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
+from ._inputs import isolated
 from .activations import capture, to_matrix
 from .nmf import NMF, nmf
 
@@ -94,6 +95,7 @@ def feature_maps(model: nn.Module, images: Images, *, layer: str, batch_size: in
 def factorize(features: "Maps | StoredMaps", rank: int, *, seed: int = ...) -> Heatmaps: ...
 @overload
 def factorize(features: "Maps | StoredMaps", rank: Sequence[int], *, seed: int = ...) -> list[Heatmaps]: ...
+@isolated()
 def factorize(features, rank, *, seed: int = 0):
     """Joint NMF of the feature maps of an image set, over all positions of all images (eq. 4.1, 4.2).
 
@@ -313,6 +315,7 @@ def _checked(file, model, images, layer):
 # --- comparing factors --------------------------------------------------------------------------------------
 
 
+@isolated()
 def match(maps: Maps, reference: Maps) -> Tensor:
     """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
 
@@ -345,6 +348,7 @@ def agreement(maps: Maps, reference: Maps) -> float:
     return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
 
 
+@isolated()
 def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Sequence[int] = range(5)) -> Tensor:
     """How well starts agree: (ranks, pairs of seeds), the `agreement` of their maps at each rank.
 
@@ -354,7 +358,7 @@ def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Seq
         raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
     runs = [factorize(features, ranks, seed=seed) for seed in seeds]
     return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(starts, 2)]
-                         for starts in zip(*runs, strict=True)])
+                         for starts in zip(*runs, strict=True)], dtype=torch.float32)
 
 
 def overlap(children: Maps, parents: Maps) -> Tensor:

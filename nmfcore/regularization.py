@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ._inputs import isolated
 from .activations import to_maps, to_matrix
 from .nmf import _sweep
 
@@ -49,13 +50,14 @@ class NMFPerturbation(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.rank}, strength={self.strength}, every={self.every}, gradient={self.gradient!r}"
 
+    @isolated()
     def forward(self, activations: Tensor) -> Tensor:
         if not self.training:
             return activations
         self.seen += 1
         if (self.seen - 1) % self.every or not self.strength:
             return activations
-        A = to_matrix(activations)
+        A = to_matrix(activations.to(torch.promote_types(activations.dtype, torch.float32)))
         if self.rank > A.shape[1]:
             raise ValueError(f"rank={self.rank} exceeds the {A.shape[1]} channels of this layer")
         if (A < 0).any():
@@ -66,14 +68,14 @@ class NMFPerturbation(nn.Module):
             approximation = A + (approximation - A).detach()
         shape = [len(activations)] + [1] * (activations.dim() - 1)
         r = 1 - self.strength * torch.rand(shape, device=A.device, dtype=A.dtype)
-        return to_maps(approximation, activations.shape) + r * to_maps(A - approximation, activations.shape)
+        mixed = to_maps(approximation, activations.shape) + r * to_maps(A - approximation, activations.shape)
+        return mixed.to(activations.dtype)
 
     @torch.no_grad()
     def _follow(self, A):
         """One step of HALS for V, from where it was; rows that have died begin anew at rows of A."""
-        V = self.dictionary.to(A)
-        if V.shape != (self.rank, A.shape[1]):
-            V = A.new_zeros(self.rank, A.shape[1])
+        fits = self.dictionary.shape == (self.rank, A.shape[1])
+        V = self.dictionary.to(A) if fits else A.new_zeros(self.rank, A.shape[1])
         dead = V.norm(dim=1) == 0
         if dead.any():
             V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
@@ -82,14 +84,17 @@ class NMFPerturbation(nn.Module):
         self.dictionary = normalize(_sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
 
 
+@isolated()
 def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:
     """(N, M) U V, the points closest to the rows of A (N, M) in the cone of the rows of V (K, M), by HALS.
 
     Differentiable in A, V is taken as constant. Where U > 0 on the same set S of factors nearby, the closest point is a
     linear projection onto the span of V_S, and its own derivative; that is what the backward pass applies. It is exact
-    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach.
+    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach. Half
+    precision is computed in float32.
     """
-    return _Project.apply(A, V.detach(), sweeps)
+    full = torch.promote_types(A.dtype, torch.float32)
+    return _Project.apply(A.to(full), V.detach().to(full), sweeps).to(A.dtype)
 
 
 class _Project(torch.autograd.Function):
@@ -100,6 +105,7 @@ class _Project(torch.autograd.Function):
         return U.mT @ V
 
     @staticmethod
+    @isolated()
     def backward(context, gradient):
         active, V = context.saved_tensors
         return _onto_span(gradient, V, active.mT.to(V.dtype)), None, None

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
+from ._inputs import isolated
 from .heatmaps import Maps, of_one_shape
 from .nmf import nmf
 from .segmentation import Box, box
@@ -37,6 +38,7 @@ _PER_CELL = 40  # descriptors that k-means sees for each cell; faiss asks for 39
 # --- local descriptors --------------------------------------------------------------------------------------
 
 
+@isolated()
 def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[Box | None] | None" = None,
              sizes: Sequence[tuple[int, int]] | None = None, maps: Maps | None = None, seed: int = 0) -> list[Tensor]:
     """Local descriptors of n images: n × (r_i, C), each row of length 1, or 0 where an image activates nothing.
@@ -52,6 +54,8 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     - "nmf_v": the rows of V of a factorization of each image at `rank`, its channels weighted (eq. 5.4).
     - "nmf_vu": Û Ûᵀ V instead, Û the heatmaps smoothed by a Gaussian (eq. 5.5 to 5.7).
 
+    Half precision is computed in float32.
+
     The scale that U and V leave open is settled so that the columns of U, or Û, have length 1.
 
     boxes: of a query's object in pixels, one per image or None, with the images' `sizes` (H, W). Of the NMF methods
@@ -65,6 +69,7 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if len(features) == 0:
         raise ValueError("there are no images to describe: features has length 0")
+    features = [_full(each) for each in features]
     for i, each in enumerate(features):
         if not bool(torch.isfinite(each).all()) or bool((each < 0).any()):
             raise ValueError(f"the features of image {i} are not finite and ≥ 0; name a layer that is a ReLU")
@@ -81,7 +86,7 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     elif by_nmf:
         rows = _factor_rows(features, method, rank, boxes, sizes, seed)
     else:
-        weights = [_crow(each) for each in features] if maps is None else maps
+        weights = [_crow(each) for each in features] if maps is None else [_full(each) for each in maps]
         rows = [torch.einsum("khw,chw->kc", by, each) * channel_weights(each)
                 for each, by in zip(features, weights, strict=True)]
     return [normalize(each, dim=1) for each in rows]
@@ -114,6 +119,11 @@ def rmac_regions(h: int, w: int, *, levels: int = 3) -> list[tuple[int, int, int
 
 def _starts(length, side, count):
     return [0] if count == 1 else [i * (length - side) // (count - 1) for i in range(count)]
+
+
+def _full(maps):
+    """Half precision as float32: sums over positions and squares leave its range."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _crow(features):
@@ -190,6 +200,7 @@ class Whitening:
     directions: Tensor  # (d, C)
 
     @classmethod
+    @isolated()
     def fit(cls, rows: Sequence[Tensor], *, dimensions: int | None = None) -> "Whitening":
         """Learned from local descriptors, n × (r_i, C): of other images than those it will be used on.
 
@@ -208,11 +219,13 @@ class Whitening:
         deviation = spread[:kept, None] / len(X) ** 0.5
         return cls(mean.float(), (directions[:kept] / deviation).float())
 
+    @isolated()
     def __call__(self, rows: Tensor) -> Tensor:
         """(r, C) to (r, d). A row of 0, of an image that activates nothing, stays 0: it is no point of the space."""
         return torch.where(rows.any(1, keepdim=True), (rows - self.mean) @ self.directions.mT, 0)
 
 
+@isolated()
 def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, regional: bool = False) -> Tensor:
     """Global descriptors (n, d) of length 1: the sum of each image's local descriptors, whitened.
 
@@ -289,6 +302,7 @@ class Index:
         self.descriptors = torch.cat([self.descriptors, descriptors])
         self.names, self.stamps = [*self.names, *names], [*self.stamps, *stamps]
 
+    @isolated()
     def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
                by: Any = None) -> tuple[Tensor, Tensor]:
         """Scores and places, (q, top), of the images most like each query (q, d), best first.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ._inputs import dense, isolated
 from .factorization import Factorization
 from .nmf import _sweep, nmf
 
@@ -30,19 +31,21 @@ class Join(nn.Module):
         return positive - negative
 
 
+@isolated()
 def semi_nmf(A: Tensor, rank: int, *, max_iter: int = 200, tol: float = 1e-4, seed: int = 0) -> Factorization:
     """A ≈ U V with U ≥ 0 and V of any sign (Ding, Li and Jordan 2010), A (N, M) of any sign.
 
     It starts from an NMF of the positive and negative parts side by side, which is such a factorization already, and
     lowers its error: V by least squares, U by HALS, in turn, until the error falls by less than `tol` of itself.
-    Rows of V have unit length.
+    Rows of V have unit length. A sparse A is made dense.
 
     Raises ValueError as `nmf` does, and for max_iter below 1.
     """
     if max_iter < 1:
         raise ValueError(f"max_iter={max_iter} must be at least 1")
-    start = nmf(Split()(A.detach()), rank, seed=seed)
-    A, U, V = A.detach().to(start.U.dtype), start.U, Join()(start.V)
+    A = dense(A, "(N, M)")
+    start = nmf(Split()(A), rank, seed=seed)
+    U, V = start.U, Join()(start.V)
     error = torch.linalg.norm(A - U @ V)
     for _ in range(max_iter):
         V = (torch.linalg.pinv(U.double()) @ A.double()).to(U)  # of least norm, where columns of U are dependent
