@@ -27,7 +27,7 @@ from torch.nn.functional import interpolate
 
 from .datasets import PHOTOGRAPHS, SUFFIXES, data_folder
 from .photographs import Photographs
-from .records import DATA
+from .records import data_file
 from .retrieval import Query, oxford_queries
 from .segmentation import Box, box
 
@@ -119,7 +119,7 @@ def crops(name: str) -> Crops:
         raise ValueError(f"no embedded photograph {name!r}; there are {', '.join(PHOTOGRAPHS)}")
     picture = torch.from_numpy(PHOTOGRAPHS[name]().copy()).permute(2, 0, 1) / 255
     H, W = picture.shape[1:]
-    noted = json.loads((DATA / "annotations" / "embedded.json").read_text(encoding="utf-8"))["images"]
+    noted = json.loads(data_file("annotations/embedded.json").read_text(encoding="utf-8"))["images"]
     entry = next((entry for entry in noted if entry["file"] == name), dict(parts=(), polygons=()))
     drawn = torch.from_numpy(_drawn(entry["polygons"], entry["parts"], (H, W)))
     pictures: list[Tensor] = []
@@ -155,7 +155,7 @@ def parts(name: str) -> MaskedSet:
     `image_sets/icoseg/<set>` or `icoseg/images/<set>`. Raises ValueError also for a photograph that is not the one
     the polygons were drawn on.
     """
-    file = DATA / "annotations" / f"{name}.json"
+    file = data_file(f"annotations/{name}.json")
     if not file.is_file():
         known = sorted(path.stem for path in file.parent.glob("*.json"))
         raise ValueError(f"no parts of {name!r} in {file.parent}; there are {', '.join(known)}")
@@ -220,7 +220,7 @@ def landmark_queries() -> tuple[dict[str, Path], list[Query], dict[str, dict[str
     its box was drawn on.
     """
     folder = _data() / "monuments"
-    noted = json.loads((DATA / "annotations" / "landmarks.json").read_text(encoding="utf-8"))["landmarks"]
+    noted = json.loads(data_file("annotations/landmarks.json").read_text(encoding="utf-8"))["landmarks"]
     files: dict[str, Path] = {}
     queries: list[Query] = []
     boxes: dict[str, dict[str, Box]] = {}

@@ -19,6 +19,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from . import factorization
+from ._optional import needed_by
 from .activations import capture, evaluation_mode, relu_layers, replaced, resumed, to_maps, to_matrix
 from .nmf import nmf
 
@@ -211,7 +212,8 @@ class Report:
 
     def plot(self):
         """Figure: accuracy against rank in each layer, and AuC of each layer, with a dot for each class."""
-        import matplotlib.pyplot as plt
+        with needed_by("Report.plot"):
+            import matplotlib.pyplot as plt
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         for place, (name, curve) in enumerate(self.curves.items()):

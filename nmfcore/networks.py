@@ -5,7 +5,7 @@
     preprocess.layer, preprocess.source  # where heatmaps are read by default; which weights these are
 
 Weights are looked for in `$NMFCORE_DATA/weights`, then among torchvision's, which are downloaded once. "student" is
-a small network that comes with the repository (data/models/student.md) and stands in for VGG-19 offline.
+a small network that comes with the package (its card is data/models/student.md) and stands in for VGG-19 offline.
 
 VGG-19: Simonyan & Zisserman 2015. ResNet-50: He et al. 2016.
 
@@ -31,7 +31,7 @@ from torch import nn
 
 from .datasets import data_folder
 
-MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
+MODELS = Path(__file__).resolve().parent / "models"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 
@@ -93,8 +93,8 @@ def pretrained(name: str, *, weights: str | Path | None = None,
     if name == "student":
         file = Path(weights) if weights is not None else MODELS / "student.safetensors"
         if not file.is_file():
-            raise FileNotFoundError(f"no student weights at {file}: they come with the repository, not with the "
-                                    "installed package; clone it, or pass weights=")
+            raise FileNotFoundError(f"no student weights at {file}: they come with the package and its repository; "
+                                    "install it anew or clone it, or pass weights=")
         return _from_file(name, Student(), file)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from ._inputs import isolated
+from ._optional import needed_by
+
+with needed_by("nmfcore.plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, which readers with any kind of colour vision can tell apart; one colour per factor.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from ._optional import needed_by
+
 DATA = Path(__file__).resolve().parent.parent / "data"
 VERDICTS = ("reproduced", "partly reproduced", "differs", "not reproduced", "measured")
 _PACKAGES = ("nmfcore", "torch", "torchvision", "numba", "numpy", "scipy", "scikit-learn", "scikit-image")
@@ -36,6 +38,14 @@ class Record:
     rows: dict = field(default_factory=dict)  # thesis row -> value, data, verdict, note
     used: dict = field(default_factory=dict)  # role -> data set or weights
     provenance: dict = field(default_factory=dict)  # package versions, device, hashes, duration
+
+
+def data_file(name: str) -> Path:
+    """A file of the repository's folder `data/`. Raises FileNotFoundError, also where there is no repository."""
+    if not DATA.is_dir():
+        raise FileNotFoundError(f"data/{name} comes with the repository, not with the installed package; clone it and "
+                                "install it from there with pip install -e .")
+    return DATA / name
 
 
 def rounded(value, digits: int = 3):
@@ -57,7 +67,8 @@ def glue(name: str, value, *, digits: int = 3):
     Numbers are rounded to `digits` significant digits, so that a rerun on the same machine agrees to the letter.
     Returns the rounded value.
     """
-    from myst_nb import glue as myst_glue
+    with needed_by("records.glue"):
+        from myst_nb import glue as myst_glue
 
     value = rounded(value, digits)
     myst_glue(name, value, display=False)
@@ -80,7 +91,8 @@ def row(name: str, *, value: str, data: str, verdict: str, note: str = "") -> No
 
 def used(*, device: str = "cpu", **sources) -> None:
     """State on the page, and keep for the record, which data and weights it used: role=object with a `.source`."""
-    from IPython.display import Markdown, display
+    with needed_by("records.used"):
+        from IPython.display import Markdown, display
 
     names = {role.replace("_", " "): str(thing.source) for role, thing in sources.items()}
     glue("used", json.dumps(names, ensure_ascii=False))
@@ -93,7 +105,8 @@ def used(*, device: str = "cpu", **sources) -> None:
 
 def table(*lines: Sequence) -> None:
     """Show lines of cells, HTML or numbers, the first of them the header; on a narrow screen the table scrolls."""
-    from IPython.display import HTML, display
+    with needed_by("records.table"):
+        from IPython.display import HTML, display
 
     head, *body = (f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in line)}</tr>"
                    for tag, line in zip(["th", *["td"] * len(lines)], lines, strict=False))
@@ -103,7 +116,7 @@ def table(*lines: Sequence) -> None:
 
 def thesis(table: str, **match: str) -> list[dict[str, str]]:
     """Rows of `data/thesis/<table>.csv` as dicts, filtered by column values: thesis("numbers", row="F3.9")."""
-    with open(DATA / "thesis" / f"{table}.csv", encoding="utf-8", newline="") as file:
+    with open(data_file(f"thesis/{table}.csv"), encoding="utf-8", newline="") as file:
         return [entry for entry in csv.DictReader(file) if all(entry[k] == v for k, v in match.items())]
 
 

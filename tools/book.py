@@ -110,7 +110,7 @@ def fingerprints(root, threads):
     outside = [os.environ.get("NMFCORE_DATA", ""), weights]
     installed = sorted(f"{package.metadata['Name']} {package.version}" for package in distributions())
     return {
-        "nmfcore": contents(root, "nmfcore/*.py"),
+        "nmfcore": contents(root, "nmfcore/**/*"),
         "tools/book.py": contents(root, "tools/book.py"),
         "requirements.txt": contents(root, "requirements.txt"),
         "data/": contents(root, "data/**/*"),
