@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from ._inputs import isolated
 from .activations import capture, to_matrix
 from .nmf import NMF, nmf
+from .photographs import changed_at
 
 Images = Tensor | Sequence[Tensor]
 Maps = Tensor | Sequence[Tensor]
@@ -243,7 +244,8 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: st
     The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
     absent: what an interrupted run leaves beside it, the next one overwrites. Of several processes that ask for one
     file at a time, one writes it and the others wait, by means of an empty file <file>.lock, which stays. A file that
-    is there is used again; the first image and the last one are run to see that it holds the maps of this set.
+    is there is used again; the first image, the last one, and of `Photographs` those whose files have changed since are
+    run to see that it holds the maps of this set.
 
     Raises ValueError when `file` is something else, and as `feature_maps`.
     """
@@ -301,8 +303,9 @@ def _opened(file):
 def _checked(file, model, images, layer):
     """The maps in `file`, if they are those of the images."""
     stored = _opened(file)
-    same = len(stored) == len(images)
-    for i in (0, len(images) - 1) if same else ():
+    same, written = len(stored) == len(images), file.stat().st_mtime_ns
+    edited = [i for i, path in enumerate(getattr(images, "paths", ())) if changed_at(path) >= written]
+    for i in sorted({0, len(images) - 1, *edited}) if same else ():
         (_, _, maps), = _forward(model, [images[i]], layer, 1, False)
         there, here = stored[i], maps.float().cpu()
         same &= there.shape == here.shape and torch.allclose(there, here, rtol=1e-3, atol=1e-3 * float(here.max()))

@@ -153,9 +153,15 @@ def readable(name: str | Path | Any) -> str:
 
 
 def stamp(file: str | Path) -> str:
-    """The size of a file and the time when it was last written, by which an edited one is told from what it was."""
+    """Size and times of a file, by which an edited one, or another in its place, is told from what it was."""
     status = os.stat(file)
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def changed_at(file: str | Path) -> int:
+    """When a file was last written, renamed or put in its place, in nanoseconds."""
+    status = os.stat(file)
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _counted(paths, folder, noun, most=_NAMED):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, features
 
 from nmfcore.datasets import class_folders, image_folder, read_images
+from nmfcore.heatmaps import stored_maps
 from nmfcore.networks import Preprocess
 from nmfcore.photographs import Photographs, listed, readable
 
@@ -472,3 +473,20 @@ def test_listed_takes_the_folder_as_it_is_called(nested, monkeypatch):
     monkeypatch.chdir(nested)
     images, others = listed(".")
     assert images == [Path("b.png")] and Path("notes.txt") in others
+
+
+def test_maps_of_a_photograph_that_was_edited_since_are_refused(tmp_path):
+    """As an entry of an index is: by its file, not by its name."""
+    for i in range(4):
+        picture(seed=i).save(tmp_path / f"{i}.png")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    first = stored_maps(model, Photographs(tmp_path, side=16), tmp_path / "maps", layer="1")
+    os.utime(tmp_path / "1.png")  # touched, and the same
+    again = stored_maps(model, Photographs(tmp_path, side=16), tmp_path / "maps", layer="1")
+    assert torch.equal(first.matrix, again.matrix)
+    before = (tmp_path / "2.png").stat()
+    picture(seed=9).save(tmp_path / "other.png")
+    os.replace(tmp_path / "other.png", tmp_path / "2.png")
+    os.utime(tmp_path / "2.png", ns=(before.st_atime_ns, before.st_mtime_ns))  # as of an old file in its place
+    with pytest.raises(ValueError, match="holds the maps of 4 images, which are not these 4"):
+        stored_maps(model, Photographs(tmp_path, side=16), tmp_path / "maps", layer="1")
