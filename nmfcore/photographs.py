@@ -196,7 +196,8 @@ def decoded(file: str | Path | BinaryIO, enough: tuple[int, int] | None = None, 
     try:
         if isinstance(file, str | Path) and os.path.exists(file) and not os.path.isfile(file):
             raise OSError("it is a folder" if os.path.isdir(file) else "it is not a regular file")
-        with _loaded(file, enough, whole) as image:
+        source = file if isinstance(file, str | Path) or file.seekable() else io.BytesIO(file.read())
+        with _loaded(source, enough, whole) as image:
             yield image
     except FileNotFoundError:
         raise
@@ -290,6 +291,7 @@ def _header(file):
         _register_heif()
     stream = open(file, "rb") if path else file
     try:
+        stream.seek(0)
         start = stream.read(3)
         stream.seek(0)
         if start != b"\xff\xd8\xff":

@@ -208,9 +208,14 @@ def dry_make(tmp_path):
                            capture_output=True, text=True).stdout.strip()
     (tmp_path / ".venv" / f"installed-{stamp}").touch()
 
+    # `make test` hands its own parameters down to the tests.
+    around = {name: value for name, value in os.environ.items() if not re.match("M(AKE|FLAGS)", name)}
+    for name in re.search(r"(?m)^KNOWN := (.*)$", (tmp_path / "Makefile").read_text(encoding="utf-8"))[1].split():
+        around.pop(name, None)
+
     def run(*arguments, **environment):
         done = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True,
-                              env=os.environ | environment)
+                              env=around | environment)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
     return run

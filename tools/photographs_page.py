@@ -27,9 +27,13 @@ def warnings_printed():
 
 
 def name_of(folder, recursive=False):
-    """What to call a folder in titles and in the names of files: short, printable, one line."""
-    name = readable(Path(folder).resolve().name or "photographs")
-    return name.encode()[:100].decode(errors="ignore") + " and below" * recursive
+    """What to call a folder in titles and in the names of files."""
+    return short(Path(folder).resolve().name or "photographs") + " and below" * recursive
+
+
+def short(name):
+    """A name that can be printed, on one line, and leaves room in the name of a file for more."""
+    return readable(name).encode()[:100].decode(errors="ignore")
 
 
 def owner_of(*paths, recursive=False):

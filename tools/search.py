@@ -98,8 +98,8 @@ def make(folder, query, *, top=12, seed=0, device="cpu", recursive=False, output
     about = [f"The {len(matches)} of {len(index.names)} photographs of the folder {name} that are most like the query, "
              f"by the rows of V of each at K = {RANK}. Network: {preprocess.source}, layer {preprocess.layer}.",
              "Query and matches were then factorized together: a colour is a factor, the same in all of them."]
-    file = photographs_page.page_of(output, f"{name}_{photographs_page.name_of(Path(query).with_suffix(''))}",
-                                    owner := photographs_page.owner_of(folder, query, recursive=recursive))
+    owner = photographs_page.owner_of(folder, query, recursive=recursive)
+    file = photographs_page.page_of(output, f"{name}_{photographs_page.short(Path(query).stem)}", owner)
     photographs_page.write(file, shown, found, titles, title=f"{readable(Path(query).name)} in {name}", about=about,
                            left_out=index.left_out, passed_over=listed(folder, recursive=recursive)[1], folder=folder,
                            owner=owner)
