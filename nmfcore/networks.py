@@ -29,6 +29,7 @@ import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ._inputs import isolated
 from .datasets import data_folder
 
 MODELS = Path(__file__).resolve().parent / "models"
@@ -69,6 +70,7 @@ class Preprocess:
         return (images.float() * self.scale - mean) / std
 
 
+@isolated()
 def pretrained(name: str, *, weights: str | Path | None = None,
                download: bool = True) -> tuple[nn.Module, Preprocess]:
     """A pretrained network in evaluation mode, with frozen parameters, and the preprocessing its weights expect.

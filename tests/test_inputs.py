@@ -14,6 +14,8 @@ import torch
 from nmfcore import nmf
 from nmfcore.factorization import METHODS, kmeans, pca, spherical_kmeans
 from nmfcore.heatmaps import agreement, factorize, match, stability
+from nmfcore.networks import pretrained
+from nmfcore.rank import interval
 from nmfcore.regularization import NMFPerturbation, project
 from nmfcore.retrieval import METHODS as DESCRIPTORS
 from nmfcore.retrieval import Index, Whitening, describe, pooled
@@ -359,6 +361,24 @@ def test_a_network_in_half_precision_is_trained_with_a_perturbation():
             loss.backward()
         gradients = [parameter.grad for parameter in model.parameters()]
         assert all(torch.isfinite(gradient).all() and gradient.any() for gradient in gradients)
+
+
+def test_the_bounds_of_a_rank_take_sparse_matrices_and_name_a_conversion_that_works():
+    M = torch.eye(3, dtype=torch.float64)
+    for given in (M.to_sparse(), M.to_sparse_csr(), scipy.sparse.csr_array(M.numpy()), (M > 0).to_sparse()):
+        assert interval(given, time_limit=20).lower == 3
+    for given in [value for name, value in tables() if name in ("array", "list", "DataFrame")]:
+        with pytest.raises(ValueError, match=r"M must be a tensor .*; convert it with") as refused:
+            interval(given)
+        code = re.search(r"convert it with (.*)$", str(refused.value))[1]
+        np.testing.assert_array_equal(eval(code, {"torch": torch, "M": given}).numpy(), np.asarray(given))
+
+
+def test_a_network_is_loaded_where_its_file_is_whatever_the_default_device():
+    with torch.device("meta"):
+        model, preprocess = pretrained("student")
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(preprocess(images)), pretrained("student")[0](preprocess(images)))
 
 
 def test_methods_that_draw_at_random_keep_to_the_cpu_generator():
