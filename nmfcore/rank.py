@@ -110,20 +110,21 @@ def interval(M: Tensor, *, time_limit: float = 60.0, seed: int = 0, progress: bo
     progress: show a bar with the interval so far.
     Raises ValueError for a matrix that is negative, not finite, empty, not two-dimensional or larger than 2²⁰ entries.
     """
-    if is_sparse(M):
-        M = M.to_dense() if isinstance(M, Tensor) else torch.from_numpy(M.toarray())
-    if not isinstance(M, Tensor):
+    if not isinstance(M, Tensor) and not is_sparse(M):
         table = hasattr(M, "to_numpy")
         cure = 'torch.as_tensor(M.to_numpy().astype("float64"))' if table else "torch.as_tensor(M)"
         raise ValueError(f"M must be a tensor of shape (N, M) with at least one entry, got {type(M).__name__}; convert "
                          f"it with {cure}")
-    if M.dim() != 2 or M.numel() == 0:
+    entries = math.prod(M.shape)
+    if len(M.shape) != 2 or entries == 0:
         raise ValueError(f"M must be a tensor of shape (N, M) with at least one entry, got {tuple(M.shape)}")
-    if M.numel() > _ENTRIES:
-        raise ValueError(f"M has {M.numel():,} entries, above the {_ENTRIES:,} that can be handled; take some of its "
+    if entries > _ENTRIES:
+        raise ValueError(f"M has {entries:,} entries, above the {_ENTRIES:,} that can be handled; take some of its "
                          f"rows and columns: their lower bounds hold for all of M")
     if not (isinstance(time_limit, (int, float)) and time_limit > 0):
         raise ValueError(f"time_limit {time_limit!r} must be a number of seconds > 0")
+    if is_sparse(M):
+        M = M.to_dense() if isinstance(M, Tensor) else torch.from_numpy(M.toarray())
     M = M.detach().cpu()
     if M.dtype != torch.bool:
         M = M.double()

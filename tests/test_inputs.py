@@ -367,6 +367,8 @@ def test_the_bounds_of_a_rank_take_sparse_matrices_and_name_a_conversion_that_wo
     M = torch.eye(3, dtype=torch.float64)
     for given in (M.to_sparse(), M.to_sparse_csr(), scipy.sparse.csr_array(M.numpy()), (M > 0).to_sparse()):
         assert interval(given, time_limit=20).lower == 3
+    with pytest.raises(ValueError, match="10,000,000,000 entries"):
+        interval(scipy.sparse.csr_array((100_000, 100_000)))
     for given in [value for name, value in tables() if name in ("array", "list", "DataFrame")]:
         with pytest.raises(ValueError, match=r"M must be a tensor .*; convert it with") as refused:
             interval(given)
