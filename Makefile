@@ -10,12 +10,16 @@ K ?= 3
 RECURSIVE ?=
 QUERY ?=
 TOP ?= 12
+EXPERIMENT ?=
+JOB ?=
+HOURS ?=
+N ?= 3
 
 # The first Python >= 3.10 that can make a virtual environment.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { command -v $$p; break; }; done)
 
-KNOWN := PROFILE SEED DEVICE CHAPTER PORT IMAGES K RECURSIVE QUERY TOP PYTHON
+KNOWN := PROFILE SEED DEVICE CHAPTER PORT IMAGES K RECURSIVE QUERY TOP EXPERIMENT JOB HOURS N PYTHON
 UNKNOWN := $(foreach v,$(filter-out $(KNOWN) MAKEFLAGS,$(.VARIABLES)),$(if $(filter command%,$(origin $v)),$v))
 ifneq ($(strip $(UNKNOWN)),)
 $(error unknown parameter $(strip $(UNKNOWN)); there are $(KNOWN))
@@ -31,12 +35,12 @@ RUN = $(BIN)/python tools/book.py
 GIVEN = --profile "$$PROFILE" --seed "$$SEED" --device "$$DEVICE"
 PHOTOGRAPHS = --seed "$$SEED" --device "$$DEVICE" --recursive "$$RECURSIVE"
 
-.PHONY: help book test lint chapter record heatmaps search serve bench lock clean
+.PHONY: help book test lint chapter record measure ledger audit heatmaps search serve bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  make %-8s %s\n' "$$name" "$$text"; done
-	@echo 'Parameters: PROFILE=quick|desk|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  IMAGES=<folder>  RECURSIVE=1  K=3  QUERY=<file>  TOP=12  PYTHON=<3.10 or later>'
+	@echo 'Parameters: PROFILE=quick|desk|paper  SEED=0  DEVICE=cpu|cuda|mps  CHAPTER=<name>  PORT=8000  IMAGES=<folder>  RECURSIVE=1  K=3  QUERY=<file>  TOP=12  EXPERIMENT=<name>  JOB=<key>  HOURS=8  N=3  PYTHON=<3.10 or later>'
 
 book: $(STAMP)  ## run the chapters that changed and build the site: _build/html/index.html
 	@$(RUN) book $(GIVEN)
@@ -53,6 +57,18 @@ chapter: $(STAMP)  ## run one chapter: CHAPTER=heatmaps
 
 record: $(STAMP)  ## run one chapter and keep what it measured in data/records/: CHAPTER=heatmaps PROFILE=paper
 	@$(RUN) record $(GIVEN) $$CHAPTER
+
+# One thread each: start it twice for two cores.
+LEDGER = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m nmfbook
+
+measure: $(STAMP)  ## do the experiments' missing jobs, one at a time, at low priority: EXPERIMENT=early_stopping JOB=<key> HOURS=8
+	@$(LEDGER) measure --device "$$DEVICE" --experiment "$$EXPERIMENT" --job "$$JOB" --hours "$$HOURS"
+
+ledger: $(STAMP)  ## take what was measured into data/ledger/ and judge the claims again
+	@$(LEDGER) ledger
+
+audit: $(STAMP)  ## repeat random cheap jobs of the ledger and compare: N=3
+	@$(LEDGER) audit --number "$$N" --device "$$DEVICE"
 
 heatmaps: $(STAMP)  ## heatmaps of your own photographs, on one page: IMAGES=<folder> K=3 RECURSIVE=1
 	@$(BIN)/python tools/heatmaps.py $(PHOTOGRAPHS) -- "$$IMAGES" "$$K"

@@ -33,7 +33,8 @@ from sklearn.decomposition._nmf import _initialize_nmf
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from nmfcore import nmf, records
+from nmfbook import records
+from nmfcore import nmf
 
 LIMIT, STEP = 200, 10  # iterations of scikit-learn
 STARTS = "nndsvda", "random"
@@ -157,7 +158,7 @@ def main():
     if options.record:
         profile = "quick" if options.quick else "paper"
         records.save(records.Record("compression_benchmark", {"profile": profile, "seed": 0, "device": "cpu"},
-                                    records.rounded(about | values, 4), {}, {"activations": about["data"]}, origin))
+                                    records.rounded(about | values, 4), {"activations": about["data"]}, origin))
 
 
 if __name__ == "__main__":

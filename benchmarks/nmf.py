@@ -39,7 +39,8 @@ from sklearn.decomposition import non_negative_factorization
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from nmfcore import datasets, networks, nmf, records
+from nmfbook import records
+from nmfcore import datasets, networks, nmf
 from nmfcore.activations import capture, to_matrix
 
 BUDGETS = sorted({round(2 ** (step / 2)) for step in range(29)})  # iterations: 1, 2, 3, 4, 6, 8, 11, … 16384
@@ -399,7 +400,7 @@ def keeper(options):
         if options.record:
             used = {"activations": "; ".join(sorted({entry["data"] for entry in values.values()}))}
             records.save(records.Record("nmf_benchmark", {"profile": "paper", "seed": 0, "device": options.device},
-                                        values, {}, used, origin))
+                                        values, used, origin))
     return keep
 
 

@@ -31,7 +31,8 @@ import torch
 from scipy.optimize import LinearConstraint, milp
 from threadpoolctl import threadpool_limits
 
-from nmfcore import _rectangles, rank, records
+from nmfbook import records
+from nmfcore import _rectangles, rank
 
 SIZES = (6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 768,
          1024)
@@ -171,7 +172,7 @@ def main():
             values[family] = race(family, options)
             if options.record:
                 parameters, used = {"profile": "paper", "seed": 0, "device": "cpu"}, {"supports": "random, made here"}
-                records.save(records.Record("rank_benchmark", parameters, values, {}, used, origin))
+                records.save(records.Record("rank_benchmark", parameters, values, used, origin))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import sklearn.datasets
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from nmfcore import networks, records
+from nmfbook import records
+from nmfcore import networks
 from nmfcore.heatmaps import feature_maps
 from nmfcore.retrieval import METHODS, Index, describe
 
@@ -127,7 +128,7 @@ def main():
                                   "search": {str(size): one for size, one in times.items()}})
         used = {"network": source, "photographs": "crops of embedded photographs", "descriptors": "random, clustered"}
         parameters = {"profile": "quick" if options.quick else "paper", "seed": 0, "device": "cpu"}
-        records.save(records.Record("retrieval_benchmark", parameters, values, {}, used, origin))
+        records.save(records.Record("retrieval_benchmark", parameters, values, used, origin))
 
 
 if __name__ == "__main__":

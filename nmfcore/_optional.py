@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PACKAGES = {"IPython": "ipython", "myst_nb": "myst-nb"}  # where a module is called otherwise than its package
+_PACKAGES = {"IPython": "ipython"}  # where a module is called otherwise than its package
 
 
 @contextmanager

@@ -19,6 +19,6 @@ def spelled(samples: ArrayLike, form: str = ".1f") -> str:
 
 
 def answer(samples: ArrayLike) -> str:
-    """Whether a difference is positive: "yes" or "contrary" where the interval excludes zero, else "undecided"."""
+    """Whether it "holds" or "fails" that a difference is positive; "undecided" where the interval contains zero."""
     _, low, high = interval(samples)
-    return "yes" if low > 0 else "contrary" if high < 0 else "undecided"
+    return "holds" if low > 0 else "fails" if high < 0 else "undecided"

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pooch
-import skimage.data
 import sklearn.datasets
 import torch
 import torchvision
@@ -29,16 +27,25 @@ FOLDERS = {
     "churches": ("imagenet/val/n03028079", "church buildings, ImageNet class 497, validation"),
     "stonehenge": ("image_sets/icoseg/009 Stonehenge-Stongehenge-rjt208", "Stonehenge, iCoseg"),
 }
+
+
+def _embedded(name: str) -> np.ndarray:
+    import skimage.data  # here, since a machine that only trains and measures does without it
+
+    return getattr(skimage.data, name)()
+
+
 # name -> (H, W, 3) uint8: the photographs that ship inside scikit-image and scikit-learn
 PHOTOGRAPHS: dict[str, Callable[[], np.ndarray]] = {
-    "cat": skimage.data.chelsea, "portrait": skimage.data.astronaut, "rocket": skimage.data.rocket,
-    "cup": skimage.data.coffee, "temple": lambda: sklearn.datasets.load_sample_image("china.jpg"),
+    "cat": lambda: _embedded("chelsea"), "portrait": lambda: _embedded("astronaut"),
+    "rocket": lambda: _embedded("rocket"), "cup": lambda: _embedded("coffee"),
+    "temple": lambda: sklearn.datasets.load_sample_image("china.jpg"),
     "flower": lambda: sklearn.datasets.load_sample_image("flower.jpg"),
-    "motorcycle": lambda: skimage.data.stereo_motorcycle()[0]}
+    "motorcycle": lambda: _embedded("stereo_motorcycle")[0]}
 # name -> image sets of them, as labels and loaders
 EMBEDDED = {
     "motorcycle": ("two views of a motorcycle, Middlebury 2014 stereo data in scikit-image", [
-        ("left", PHOTOGRAPHS["motorcycle"]), ("right", lambda: skimage.data.stereo_motorcycle()[1])]),
+        ("left", PHOTOGRAPHS["motorcycle"]), ("right", lambda: _embedded("stereo_motorcycle")[1])]),
     "objects": ("six photographs in scikit-image and scikit-learn",
                 [(name, load) for name, load in PHOTOGRAPHS.items() if name != "motorcycle"]),
 }
@@ -148,7 +155,7 @@ def motorcycle_disparity(size: tuple[int, int]) -> torch.Tensor:
     size: (H, W) of the images as `image_set` returns them. Returns (H, W) in pixels of that size, NaN where the
     scene is hidden in the right view. The two views lose the same margins, so a shift stays a shift.
     """
-    disparity = skimage.data.stereo_motorcycle()[2].astype(np.float32)
+    disparity = _embedded("stereo_motorcycle")[2].astype(np.float32)
     scale = max(size[0] / disparity.shape[0], size[1] / disparity.shape[1])
     field = Image.fromarray(np.where(np.isfinite(disparity), disparity, np.nan) * scale)
     return torch.from_numpy(np.array(ImageOps.fit(field, size[::-1], Image.Resampling.NEAREST)))
@@ -161,7 +168,7 @@ def faces() -> Faces:
     if paths:
         images = np.stack([np.asarray(_opened(p)) for p in paths]) / 255
         return Faces(torch.from_numpy(images).float(), f"{len(paths):,} faces, CBCL Face Database #1, MIT")
-    images = skimage.data.lfw_subset()[:100]  # the other hundred are not faces
+    images = _embedded("lfw_subset")[:100]  # the other hundred are not faces
     return Faces(torch.from_numpy(images).float(), f"{len(images)} faces, Labeled Faces in the Wild, in scikit-image")
 
 
@@ -190,7 +197,7 @@ def labeled_images(name: str, *, split: str = "train", per_class: int | None = N
         raise ValueError(f"no labeled images {name!r}; there are {', '.join([*ORIGINALS, 'digits'])}")
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
-    data, cache = data_folder(), Path(pooch.os_cache("nmfcore"))
+    data, cache = data_folder(), _cache()
     title, files = ORIGINALS[name][0], ORIGINALS[name][1][split]
     for folder in filter(None, (data, cache)):
         if all((folder / file).is_file() for file in files):
@@ -207,6 +214,15 @@ def labeled_images(name: str, *, split: str = "train", per_class: int | None = N
     raise ValueError(f"{title} ({split}) is not on this machine: neither {files[0]} nor the folder {name}/{split} in "
                      f"NMFCORE_DATA ({os.environ.get('NMFCORE_DATA') or 'not set'}), nor {cache / files[0]}; pass "
                      "download=True, set NMFCORE_DATA, or take 'digits', which needs neither")
+
+
+def _cache() -> Path:
+    """Where downloads lie: pooch's folder, or the same on Linux where there is no pooch."""
+    try:
+        import pooch
+    except ImportError:
+        return Path.home() / ".cache" / "nmfcore"
+    return Path(pooch.os_cache("nmfcore"))
 
 
 def class_folders(path: str | Path, *, size: int | tuple[int, int] | None = None,

@@ -102,7 +102,9 @@ def trained(setup: Setup, p: float, seed: int = 0, *, device: str = "cpu",
     of_training = replace(setup, levels=(), seeds=0, epochs=0, download=False)
     name = f"{setup.data}-p{p:g}-seed{seed}-{hashlib.sha256(repr(of_training).encode()).hexdigest()[:8]}.safetensors"
     history = train(model, inputs, labels, epochs=setup.epochs, batch_size=setup.batch_size, optimizer="adam",
-                    lr=setup.lr, decay=setup.decay, seed=seed, device=device, test=(test_inputs, test.labels),
+                    lr=setup.lr, decay=setup.decay, seed=seed, device=device,
+                    precision="bfloat16" if str(device).startswith("cuda") else "float32",
+                    test=(test_inputs, test.labels),
                     checkpoint=Path(folder or pooch.os_cache("nmfcore") / "networks") / name)
     if not history.converged:
         raise RuntimeError(f"{name} is at training accuracy {history.accuracy[-1]:.4f} after {history.epochs} epochs; "

@@ -22,7 +22,7 @@ def test_the_estimate_is_not_among_the_resampled_values():
     assert spelled([0.5, *np.linspace(0, 1, 41)], "+.3f") == "+0.500 (+0.025 to +0.975)"
 
 
-@pytest.mark.parametrize(("shift", "said"), [(1, "yes"), (-2, "contrary"), (-0.5, "undecided")])
+@pytest.mark.parametrize(("shift", "said"), [(1, "holds"), (-2, "fails"), (-0.5, "undecided")])
 def test_answers(shift, said):
     assert answer(np.linspace(0, 1, 41) + shift) == said
 

@@ -38,7 +38,7 @@ def no_training(monkeypatch):
     def refuse(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(training, "_epoch", refuse)
+    monkeypatch.setattr(training, "updates", refuse)
 
 
 # --- one network --------------------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ def test_an_interrupted_training_gives_the_same_network_to_the_bit(kept, tmp_pat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "save_file", killed)
         trained(TINY, 1.0, 0, folder=tmp_path)
-    epochs, original = [], training._epoch
-    monkeypatch.setattr(training, "_epoch", lambda *arguments: epochs.append(1) or original(*arguments))
+    epochs, original = [], training.updates
+    monkeypatch.setattr(training, "updates", lambda *given, **options: epochs.append(1) or original(*given, **options))
     network = trained(TINY, 1.0, 0, folder=tmp_path)
     assert described(network) == found[1][0] and len(epochs) == network.history.epochs - 3
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -21,7 +22,7 @@ import reproduction  # noqa: E402
 from test_site import dead_links, foreign, mute, parsed  # noqa: E402
 
 import book  # noqa: E402
-from nmfcore import records  # noqa: E402
+from nmfbook import records  # noqa: E402
 
 GIVEN = {"profile": "quick", "seed": 0, "device": "cpu"}
 HEAD = """---
@@ -63,8 +64,9 @@ def write_book(root, **chapters):
         (root / name).write_text(text)
     (root / "data/thesis").mkdir()
     (root / "data/thesis/rows.csv").write_text(
-        'row,chapter,page_chapter,title,thesis,source\n'
-        'F2.13,2,first,Parts of *faces* | $1,"K = 49","Figure 2.13"\nF2.14,2,first,Points,,"Figure 2.14"\n')
+        'row,chapter,page_chapter,title,thesis,source,waits\n'
+        'F2.13,2,first,Parts of *faces* | $1,"K = 49","Figure 2.13",\n'
+        'F2.14,2,unsound,Points,,"Figure 2.14",not tested: the *points* are lost\n')
     return root
 
 
@@ -113,7 +115,7 @@ def test_an_unknown_make_variable_is_named():
 
 
 @pytest.mark.parametrize("name, path", [
-    ("nmfcore", "nmfcore/nmf.py"), ("nmfcore", "nmfcore/models/net.json"),
+    ("nmfcore", "nmfcore/nmf.py"), ("nmfcore", "nmfcore/models/net.json"), ("nmfbook", "nmfbook/experiments/one.py"),
     ("tools/book.py", "tools/book.py"), ("requirements.txt", "requirements.txt"),
     ("data/", "data/models/net.txt"), ("data/", "data/records/new.json"),
     ("outside data", "outside/faces/1.pgm"), ("outside data", "torch/hub/checkpoints/vgg.pth"),
@@ -128,6 +130,21 @@ def test_each_input_changes_the_key(tmp_path, monkeypatch, name, path):
     (tmp_path / path).write_text("other")
     after = book.fingerprints(tmp_path, 1)
     assert [key for key in before if before[key] != after[key]] == [name]
+
+
+def test_the_ledger_of_its_own_experiments_alone_runs_a_chapter_again(tmp_path):
+    draws = chapter("Draws", "from nmfbook.ledger import entries\nentries('tiny')")
+    mentions = chapter("Mentions", "name = 'tiny'")
+    write_book(tmp_path, first=draws)
+    before = book.fingerprints(tmp_path, 1)
+    keys = [book.ledger_of(tmp_path, source) for source in (draws, mentions)]
+    for name in ("tiny", "other"):
+        (tmp_path / "data/ledger" / name).mkdir(parents=True)
+        (tmp_path / "data/ledger" / name / "job.json").write_text("{}")
+    after = [book.ledger_of(tmp_path, source) for source in (draws, mentions)]
+    assert book.fingerprints(tmp_path, 1) == before and after[1] == keys[1] and after[0] != keys[0]
+    (tmp_path / "data/ledger/other/job.json").write_text("[]")
+    assert book.ledger_of(tmp_path, draws) == after[0]
 
 
 def test_threads_and_the_data_folder_change_the_key(tmp_path, monkeypatch):
@@ -161,7 +178,8 @@ def test_failing_chapter(tmp_path):
     assert not list((tmp_path / "_build/quick/book").iterdir())
 
 
-def test_interrupted_build_leaves_nothing_half_written_and_resumes(tmp_path):
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupted_build_leaves_nothing_half_written_and_resumes(tmp_path, times):
     flag = tmp_path / "flag"
     slow = "import pathlib, time\ntime.sleep(0 if pathlib.Path('../../../flag').exists() else 600)"
     noisy = "import sys\nprint('progress', file=sys.stderr)\nseed"
@@ -172,7 +190,9 @@ def test_interrupted_build_leaves_nothing_half_written_and_resumes(tmp_path):
         assert process.poll() is None
     wait_for(lambda: (tmp_path / "_build/quick/partial/second.ipynb").exists())
     family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)  # else the two are one
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130 and "kept" in message
     assert not psutil.wait_procs(family, timeout=10)[1]
@@ -285,33 +305,96 @@ def test_site(pages):
     done, waiting = report.select(".nmf-row")
     assert done.select_one("a[href='sound.html#row-f2-13']").get_text() == "F2.13"
     assert "49 *parts* | <b>" in done.get_text() and "Parts of *faces* | $1" in done.get_text()
-    assert "✓ reproduced" in done.get_text() and "not yet" in waiting.get_text()
+    assert "✓ reproduced" in done.get_text() and "– not tested" in waiting.get_text()
+    assert waiting.select_one("a[href='unsound.html']").get_text() == "F2.14"
+    assert "the *points* are lost" in waiting.get_text()
+
+
+def test_claims_stand_below_their_row_with_how_far_their_measuring_has_come(pages):
+    root, notebooks = pages
+    rows = root / "data/thesis/rows.csv"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before.replace("F2.14,", "F3.10,"), encoding="utf-8")
+    try:
+        text = reproduction.pages(root, notebooks)["reproduction"]
+    finally:
+        rows.write_text(before, encoding="utf-8")
+    done, waiting = (next(part for part in text.split(":::") if name in part) for name in ("F2.13", "F3.10"))
+    assert "the ledger" not in done and r"- *the ledger:* measuring\, 0 of 1" in waiting
+    assert waiting.count("holds if") == 3 and r"1\/8 width" in waiting
 
 
 def test_the_verdict_is_that_of_the_recorded_run(pages):
     root, notebooks = pages
-    row = {"value": "50", "data": "more faces", "verdict": "differs", "note": "More of them."}
-    record = records.Record("sound", {"profile": "paper"}, rows={"F2.13": row}, provenance={"device": "abacus"})
+    report = '{"value": "50", "data": "more faces", "verdict": "fails at smaller scale", "note": "More of them."}'
+    notebook = nbformat.read(notebooks["sound"], as_version=4)
+    notebook.cells.append(executed(("report()", [glued("row:F2.13, recorded", report)])).cells[0])
+    both = root / "_build/both/sound.ipynb"
+    both.parent.mkdir()
+    nbformat.write(notebook, both)
+    with pytest.raises(ValueError, match="has no record"):
+        reproduction.pages(root, notebooks | {"sound": both})
+    record = records.Record("sound", {"profile": "paper"}, provenance={"device": "abacus"})
     path = records.save(record, root / "data" / "records")
     try:
-        text = reproduction.page(root, notebooks)
+        text = reproduction.pages(root, notebooks | {"sound": both})["reproduction"]
     finally:
         path.unlink()
     card = next(part for part in text.split(":::") if "F2.13" in part)
-    assert "≠ differs" in card and r"recorded run \(paper\, abacus\)" in card
+    assert "≠ fails at smaller scale" in card and r"recorded run \(paper\, abacus\)" in card
     assert card.index("more faces") < card.index(r"this build \(quick") and r"reproduced\." in card
 
 
 def test_dead_references_stop_the_site_and_keep_the_old_one(pages):
     root, notebooks = pages
     old = (root / "_build/html/book/sound.html").read_bytes()
-    report = '{"value": "2", "data": "points", "verdict": "differs", "note": ""}'
+    report = '{"value": "2", "data": "points", "verdict": "undecided", "note": ""}'
     broken = executed("# Sound\n\n{ref}`nowhere <no-such-place>`", ("report()", [glued("row:F2.14", report)]))
     other = root / "_build/broken.ipynb"
     nbformat.write(broken, other)
-    with pytest.raises(book.Trouble, match=r"(?s)row-f2-14.*no-such-place|no-such-place.*row-f2-14"):
+    with waits(root, {"F2.13": "measuring: faces", "F2.14": ""}), pytest.raises(
+            book.Trouble, match=r"(?s)row-f2-14.*no-such-place|no-such-place.*row-f2-14"):
         book.site(root, notebooks | {"sound": other})
     assert (root / "_build/html/book/sound.html").read_bytes() == old
+
+
+@contextmanager
+def waits(root, column):
+    """Another last column in `rows.csv`: row -> what it waits for."""
+    path = root / "data/thesis/rows.csv"
+    before = path.read_text()
+    head, *lines = before.splitlines()
+    changed = [line.rpartition(",")[0] + "," + column[line.partition(",")[0]] for line in lines]
+    path.write_text("\n".join([head, *changed, ""]))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize("column, complaint", [
+    ({"F2.13": "", "F2.14": ""}, "F2.14 is reported by no chapter: say in `waits`"),
+    ({"F2.13": "measuring: x", "F2.14": "measuring: x"}, "F2.13 is reported by a chapter: empty `waits`"),
+    ({"F2.13": "", "F2.14": "perhaps: later"}, "F2.14: 'perhaps' is not one of reproduced"),
+])
+def test_a_row_is_reported_or_says_what_it_waits_for(pages, column, complaint):
+    root, notebooks = pages
+    with waits(root, column), pytest.raises(ValueError, match=complaint):
+        reproduction.pages(root, notebooks)
+
+
+def test_a_page_of_the_book_shows_computed_verdicts(pages):
+    root, notebooks = pages
+    page = root / "book/what_changed_our_mind.md"
+    try:
+        page.write_text("# Changed\n\nNow: {verdict}`F2.13`\n")
+        text = reproduction.pages(root, notebooks)["what_changed_our_mind"]
+        assert "[✓ reproduced]{.nmf-verdict .nmf-reproduced} {ref}`F2.13 <row-f2-13>` (faces)" in text
+        page.write_text("Now: {verdict}`F2.14`\n")
+        with pytest.raises(ValueError, match=r"F2\.14, on which no chapter reports"):
+            reproduction.pages(root, notebooks)
+    finally:
+        page.unlink()
 
 
 def test_rows_that_the_thesis_does_not_have_or_that_come_twice_are_refused(pages):
@@ -321,10 +404,10 @@ def test_rows_that_the_thesis_does_not_have_or_that_come_twice_are_refused(pages
 
 
 def test_record_keeps_what_was_measured(pages):
-    from nmfcore import records
+    from nmfbook import records
 
     root, notebooks = pages
     book.record(root, "sound", notebooks["sound"])
     record = records.load("sound", root / "data" / "records")
-    assert record.values == {"answer": 0.5} and record.rows["F2.13"]["verdict"] == "reproduced"
+    assert record.values == {"answer": 0.5}  # and no verdict: that is computed on every build
     assert record.parameters == GIVEN

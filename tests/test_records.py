@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from nmfcore import records
+from nmfbook import records
 
 RECORD = records.Record(
     "heatmaps", {"profile": "paper", "seed": 0, "device": "cuda"}, {"error": 0.125, "curve": [1.0, 0.5]},
-    {"F4.1": {"value": "K = 3", "data": "photographs", "verdict": "reproduced", "note": ""}},
     {"photographs": "two views"}, {"device": "some GPU", "seconds": 3.0})
 
 
@@ -24,6 +23,12 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
     assert records.load("heatmaps", tmp_path) == RECORD
     assert records.load("absent", tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["heatmaps.json"]
+
+
+@pytest.mark.parametrize("path", sorted((records.DATA / "records").glob("*.json")), ids=lambda path: path.stem)
+def test_stored_records_hold_measurements_and_no_verdict(path):
+    record = records.load(path.stem)
+    assert record.chapter == path.stem and record.values and '"verdict"' not in path.read_text(encoding="utf-8")
 
 
 def test_an_interrupted_save_leaves_the_old_record(tmp_path, monkeypatch):
@@ -59,11 +64,21 @@ def test_rounding_to_significant_digits_gives_plain_values(value, expected):
     json.dumps(result)
 
 
-def test_unknown_rows_and_verdicts_are_refused():
-    with pytest.raises(ValueError, match=r"no row 'F9\.99'"):
-        records.row("F9.99", value="1", data="none", verdict="reproduced")
-    with pytest.raises(ValueError, match="verdict 'perfect' is not one of reproduced"):
-        records.row("F2.13", value="1", data="none", verdict="perfect")
+@pytest.mark.parametrize("name, given, complaint", [
+    ("F9.99", {"verdict": "shown"}, r"no row 'F9\.99'"),
+    ("F2.13", {"verdict": "reproduced"}, "'reproduced' is computed, give answers; only shown"),
+    ("F2.13", {}, "either answers to its claims or a verdict"),
+    ("F2.13", {"answers": ["holds"], "verdict": "shown"}, "either answers to its claims or a verdict"),
+    ("F2.13", {"answers": ["yes"]}, "expected at least one, each of holds, fails, undecided"),
+])
+def test_unknown_rows_answers_and_typed_verdicts_are_refused(name, given, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        records.row(name, value="1", data="none", **given)
+
+
+@pytest.mark.parametrize("width, said", [(1.0, "1"), (0.25, "1/4"), (1 / 8, "1/8")])
+def test_the_data_of_trained_networks(width, said):
+    assert records.of_networks("2,000 images", width, 12) == f"2,000 images; width {said}; 12 networks"
 
 
 def test_a_table(monkeypatch):
@@ -79,22 +94,27 @@ def test_what_a_chapter_reports_is_collected():
     source = """
 import numpy as np
 import torch
-from nmfcore import records
+from nmfbook import records
 class Photographs:
     images = torch.zeros(2, 1)
     source = "two views of it's a \\"motorcycle\\""
 records.used(photographs=Photographs)
 records.glue("error", 0.123456)
 records.glue("curve", np.array([0.5, 0.25]))
-records.row("F2.13", value="49 'parts', ≈ V", data="faces", verdict="differs", note='a "note"')
+records.row("F2.13", value="49 'parts', ≈ V", data="faces", answers=["fails"], note='a "note"')
+records.row("F2.13", value="more", data="more faces", answers=["holds"], protocol_met=True, recorded=True)
+records.row("F2.12", value="points", data="faces", verdict="shown")
 """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata={
         "papermill": {"parameters": {"profile": "quick", "seed": 0, "device": "cpu"}, "duration": 2.04}})
     nbclient.execute(notebook)
     record = records.collect(notebook, "factorization")
     assert record.values == {"error": 0.123, "curve": [0.5, 0.25]}
-    assert record.rows == {"F2.13": {"value": "49 'parts', ≈ V", "data": "faces", "verdict": "differs",
-                                     "note": 'a "note"'}}
+    built, recorded = records.reports(notebook)
+    assert built == {
+        "F2.13": {"value": "49 'parts', ≈ V", "data": "faces", "verdict": "fails at smaller scale", "note": 'a "note"'},
+        "F2.12": {"value": "points", "data": "faces", "verdict": "shown", "note": ""}}
+    assert recorded == {"F2.13": {"value": "more", "data": "more faces", "verdict": "reproduced", "note": ""}}
     assert record.used == {"photographs": 'two views of it\'s a "motorcycle"'}
     assert record.parameters["profile"] == "quick" and record.provenance["seconds"] == 2.0
     assert record.provenance["data"] == {"photographs": hashlib.sha256(bytes(8)).hexdigest()}

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_a_run_killed_while_writing_goes_on_from_the_epoch_before(tmp_path, monk
     def killed(*arguments):
         calls.append(1)
         if len(calls) == 3:
-            (tmp_path / "net.safetensors.partial").write_bytes(b"half")
+            Path(arguments[1]).write_bytes(b"half")
             raise KeyboardInterrupt
         save_file(*arguments)
 
@@ -144,13 +145,13 @@ def test_a_finished_checkpoint_holds_weights_and_labels_alone(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_learning_rate_decays_after_each_epoch_resumed_or_not(tmp_path, monkeypatch, optimizer):
-    rates, original = [], training._epoch
+    rates, original = [], training.updates
 
-    def watched(model, steps, *rest):
+    def watched(model, steps, *rest, **options):
         rates.append([group["lr"] for group in steps.param_groups])
-        return original(model, steps, *rest)
+        return original(model, steps, *rest, **options)
 
-    monkeypatch.setattr(training, "_epoch", watched)
+    monkeypatch.setattr(training, "updates", watched)
     options = dict(lr=0.02, optimizer=optimizer, decay=0.5, checkpoint=tmp_path / "net.safetensors")
     train(small(), x, y, epochs=2, **options)
     train(small(), x, y, epochs=4, **options)
@@ -258,6 +259,27 @@ def test_the_bar_is_off_unless_asked_for(capsys):
     assert capsys.readouterr().err == ""
     train(small(), x, y, epochs=2, progress=True)
     assert "2/2" in capsys.readouterr().err
+
+
+def test_bfloat16_learns_every_label_too_and_the_whole_set_is_measured_near_the_end_alone(monkeypatch, tmp_path):
+    measured, original = [], training.accuracy
+    monkeypatch.setattr(training, "accuracy", lambda *given: measured.append(1) or original(*given))
+    options = dict(epochs=300, batch_size=20, lr=0.05, precision="bfloat16", near=0.9)
+    history = train(small(width=256, dropout=0), x, y, checkpoint=tmp_path / "net.safetensors", **options)
+    assert history.converged and 1 <= len(measured) < history.epochs
+    assert len(measured) == sum(value >= 0.9 for value in history.accuracy)
+    model = small(width=256, dropout=0)
+    again = train(model, x, y, **options)
+    assert again == history and all(value.dtype == torch.float32 for value in model.state_dict().values())
+    with pytest.raises(ValueError, match="precision='bfloat16' instead of None"):
+        train(small(width=256, dropout=0), x, y, epochs=300, batch_size=20, lr=0.05,
+              checkpoint=tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "half"}, {"near": 1.5}])
+def test_precision_and_near_are_checked(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        train(small(), x, y, **wrong)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -17,7 +17,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -29,6 +28,8 @@ import jupytext
 import nbformat
 import psutil
 import yaml
+
+from nmfbook import interrupts
 
 PARAMETERS = {"profile", "seed", "device"}
 CELL_SECONDS = {"quick": 1800, "desk": 24 * 3600, "paper": 24 * 3600}  # profile -> longest time one cell may take
@@ -111,9 +112,10 @@ def fingerprints(root, threads):
     installed = sorted(f"{package.metadata['Name']} {package.version}" for package in distributions())
     return {
         "nmfcore": contents(root, "nmfcore/**/*"),
+        "nmfbook": contents(root, "nmfbook/**/*.py"),
         "tools/book.py": contents(root, "tools/book.py"),
         "requirements.txt": contents(root, "requirements.txt"),
-        "data/": contents(root, "data/**/*"),
+        "data/": contents(root, "data/**/*", but="data/ledger"),
         "outside data": digest([[str(folder), listing(folder)] for folder in outside]),
         "environment": digest([platform.python_version(), platform.machine(), installed, threads]),
     }
@@ -123,9 +125,19 @@ def digest(thing):
     return hashlib.sha256(json.dumps(thing).encode()).hexdigest()[:16]
 
 
-def contents(root, pattern):
-    """Hash of the names and bytes of all files that match."""
-    files = sorted(path for path in root.glob(pattern) if path.is_file() and "__pycache__" not in path.parts)
+def ledger_of(root, source):
+    """Hash of what the ledger holds of the experiments that a chapter draws from: those its code names."""
+    code = "\n".join(cell.source for cell in notebook_of(source).cells if cell.cell_type == "code")
+    if not re.search(r"\bnmfbook\b.*\b(ledger|experiments)\b", code):
+        return digest([])
+    folders = [path for path in sorted((root / "data/ledger").glob("*/")) if re.search(rf"\b{path.name}\b", code)]
+    return digest([contents(root, f"data/ledger/{folder.name}/*") for folder in folders])
+
+
+def contents(root, pattern, but=None):
+    """Hash of the names and bytes of all files that match, those in the folder `but` left out."""
+    files = sorted(path for path in root.glob(pattern) if path.is_file() and "__pycache__" not in path.parts
+                   and not (but and path.is_relative_to(root / but)))
     return digest([[str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
@@ -177,7 +189,7 @@ def execute(root, parameters, only=()):
 
     waiting = []
     for name, source in selected.items():
-        inputs = common | {"chapter": digest(source)}
+        inputs = common | {"chapter": digest(source), "ledger": ledger_of(root, source)}
         reason = stale(folder / "book" / f"{name}.ipynb", inputs)
         if reason:
             waiting.append((name, source, inputs))
@@ -329,7 +341,8 @@ def site(root, notebooks):
         config["html"]["use_repository_button"] = True
     (stage / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     try:
-        (stage / f"{GENERATED}.md").write_text(reproduction.page(root, notebooks), encoding="utf-8")
+        for name, text in reproduction.pages(root, notebooks).items():
+            (stage / "book" / f"{name}.md").write_text(text, encoding="utf-8")
     except ValueError as error:
         raise Trouble(str(error)) from error
 
@@ -368,7 +381,7 @@ def test(root, notebooks):
 
 
 def record(root, name, notebook):
-    from nmfcore import records
+    from nmfbook import records
 
     path = records.save(records.collect(nbformat.read(notebook, as_version=4), name), root / "data" / "records")
     say(f"  recorded in {path.relative_to(root)}")
@@ -433,6 +446,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as on Ctrl-C
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background job ignores it
+    interrupts.once()
     sys.exit(main())

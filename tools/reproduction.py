@@ -1,33 +1,45 @@
-"""The page that answers, for every figure, table and proposition of the thesis: was it reproduced, and where."""
+"""The pages that answer, for every figure, table and proposition of the thesis: was it reproduced, and where."""
 
 import csv
 import re
 
 import nbformat
 
-from nmfcore import records
+from nmfbook import claims, records
 
 HEAD = """\
 (reproduction)=
 # Reproduction: every row of the thesis
 
-Each entry is a figure, a table, a proposition or a proposal of the thesis. Its name links to the cell that computes
-it; entries without a link wait for their chapter. The thesis's own number stands beside the one that this build of
-the book has just computed, and beside that of a recorded run, which had more data or time than every build can be
-given; where there is one, the verdict is about it. The numbers of this page are not typed: they are collected from
-the executed notebooks and the records.
+Each entry is a figure, a table, a proposition, a claim in the text or a proposal of the thesis. Its name links to the
+cell that computes it; an entry without such a cell says what it waits for, or where it is shown. The thesis's own
+number stands beside the one that this build of the book has just computed, and beside that of a recorded run, which
+had more data or time than every build can be given; where there is one, the verdict is about it. Verdicts are not
+typed: each follows from what was measured, on every build, and from whether the thesis's protocol was followed, its
+data, schedule, width and number of networks.
+
+The experiments of chapter 3 are being measured again, at the thesis's own number of images. Their claims stand under
+*the ledger*, each with its interval, how many networks it rests on and at which width, or with how far the measuring
+has come: a claim is judged only at numbers that were fixed beforehand.
 
 """
 MEANINGS = {
-    "reproduced": "computed here, and it agrees with the thesis",
-    "partly reproduced": "part of it agrees, or on smaller data than the thesis had; the note says which",
-    "differs": "computed here, and it disagrees with the thesis; the note says how",
-    "not reproduced": "attempted without success; the note says why",
+    "reproduced": "every claim of it holds, by the thesis's own protocol",
+    "holds at smaller scale": "every claim of it holds, but not by the thesis's protocol: other or fewer data, "
+                              "smaller networks, fewer of them, another schedule",
+    "mixed": "some claims of it hold and some fail",
+    "contradicted": "claims of it fail by the thesis's own protocol",
+    "fails at smaller scale": "claims of it fail, but not by the thesis's protocol; what that protocol gives is open",
+    "undecided": "no claim of it fails, and what was measured leaves at least one open",
+    "shown": "a demonstration, a drawing or a definition, without a statistic",
     "measured": "only proposed by the thesis, and carried out here; the note says what came of it",
-    "not yet": "its chapter is still to be written",
+    "measuring": "experiments that can answer it are still to be completed",
+    "not tested": "what it takes is not to be had here; the note says what",
 }
-SIGNS = {"reproduced": "✓", "partly reproduced": "◐", "differs": "≠", "not reproduced": "✗", "measured": "→",
-         "not yet": "…"}
+SIGNS = {"reproduced": "✓", "holds at smaller scale": "◐", "mixed": "±", "contradicted": "✗",
+         "fails at smaller scale": "≠", "undecided": "?", "shown": "○", "measured": "→", "measuring": "…",
+         "not tested": "–"}
+CHANGES = "what_changed_our_mind"  # a page of the book that shows verdicts
 CHAPTERS = {
     "1": "Thesis chapter 1: introduction",
     "2": "Thesis chapter 2: background",
@@ -38,19 +50,31 @@ CHAPTERS = {
 }
 
 
-def page(root, notebooks):
-    """MyST text of the page, from `data/thesis/rows.csv`, `data/records/` and the executed notebooks (name -> path)."""
+def pages(root, notebooks):
+    """Name -> MyST text of the pages that show verdicts: this tool's own, and `CHANGES`, with its verdicts filled in.
+
+    From `data/thesis/rows.csv`, `data/records/` and the executed notebooks (name -> path).
+    """
     with open(root / "data" / "thesis" / "rows.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     nodes = {name: nbformat.read(path, as_version=4) for name, path in notebooks.items()}
-    built = reported([records.collect(node, name) for name, node in nodes.items()], rows)
-    stored = sorted((root / "data" / "records").glob("*.json"))
-    recorded = reported([records.load(path.stem, path.parent) for path in stored], rows)
+    built, recorded = reported(root, nodes, rows)
+    judged = claims.by_row(claims.judge_all(root / "data" / "ledger"))
     verdict = {}
-    for name in (entry["row"] for entry in rows):
-        _, report = recorded.get(name) or built.get(name) or (None, {"verdict": "not yet"})
-        verdict[name] = report["verdict"]
+    for entry in rows:
+        name = entry["row"]
+        _, report = recorded.get(name) or built.get(name) or (None, None)
+        if (report is None) != bool(entry["waits"]):
+            cure = "a chapter: empty `waits` in" if report else "no chapter: say in `waits` what it waits for, in"
+            raise ValueError(f"{name} is reported by {cure} data/thesis/rows.csv")
+        verdict[name] = report["verdict"] if report else entry["waits"].partition(":")[0]
+        if verdict[name] not in MEANINGS:
+            raise ValueError(f"{name}: {verdict[name]!r} is not one of {', '.join(MEANINGS)}")
 
+    changes = root / "book" / f"{CHANGES}.md"
+    found = {}
+    if changes.exists():
+        found[CHANGES] = filled(changes.read_text(encoding="utf-8"), verdict, built | recorded)
     lines = [HEAD]
     for kind, meaning in MEANINGS.items():
         lines.append(f"- {badge(kind)} **{list(verdict.values()).count(kind)}**: {meaning}")
@@ -59,34 +83,57 @@ def page(root, notebooks):
         for entry in rows:
             if entry["chapter"] == number:
                 name = entry["row"]
-                lines += card(entry, verdict[name], built.get(name), recorded.get(name))
+                lines += card(entry, verdict[name], built.get(name), recorded.get(name), judged.get(name, []),
+                              pages=nodes)
     lines += ["", "## How this build was made", "",
               "| chapter | profile | device | time | memory |", "|---|---|---|--:|--:|"]
     for name, node in nodes.items():
         cost, given = node.metadata["nmfcore"]["cost"], node.metadata.papermill.parameters
         lines.append(f"| {{doc}}`/book/{name}` | {given['profile']} | {escaped(given['device'])} "
                      f"| {cost['seconds']} s | {cost['gigabytes']} GB |")
-    return "\n".join([*lines, ""])
+    return found | {"reproduction": "\n".join([*lines, ""])}
 
 
-def reported(results, rows):
-    """Row -> (record, report); a row outside the thesis or reported twice is an error."""
-    known, found = {entry["row"] for entry in rows}, {}
-    for record in results:
-        for name, report in record.rows.items():
-            if name not in known:
-                raise ValueError(f"chapter {record.chapter} reports {name}, which data/thesis/rows.csv does not have")
-            if name in found:
-                raise ValueError(f"{name} is reported by both {found[name][0].chapter} and {record.chapter}; keep one")
-            found[name] = record, report
-    return found
+def filled(text, verdict, reports):
+    """The text with a badge, and the data that it rests on, for every {verdict}`F3.10`."""
+    def one(match):
+        name = match[1]
+        if name not in reports:
+            raise ValueError(f"{CHANGES}.md shows the verdict on {name}, on which no chapter reports")
+        return f"{badge(verdict[name])} {{ref}}`{name} <{target(name)}>` ({escaped(reports[name][1]['data'])})"
+
+    return re.sub(r"\{verdict\}`([^`]*)`", one, text)
 
 
-def card(entry, verdict, built, recorded):
-    """One entry: the verdict, the linked name and what it shows; then the numbers side by side."""
-    name = entry["row"]
-    linked = f"{{ref}}`{name} <{target(name)}>`" if built else f"**{name}**"
+def reported(root, nodes, rows):
+    """Row -> (record, report), of this build and of the recorded runs; a row outside the thesis or reported by two
+    chapters is an error, and a report on a recorded run without a record, too."""
+    known = {entry["row"] for entry in rows}
+    everything = {}, {}
+    for chapter, node in nodes.items():
+        sources = records.collect(node, chapter), records.load(chapter, root / "data" / "records")
+        for reports, record, found in zip(records.reports(node), sources, everything, strict=True):
+            for name, report in reports.items():
+                if name not in known:
+                    raise ValueError(f"chapter {chapter} reports {name}, which data/thesis/rows.csv does not have")
+                if name in found:
+                    raise ValueError(f"{name} is reported by both {found[name][0].chapter} and {chapter}; keep one")
+                if record is None:
+                    raise ValueError(f"chapter {chapter} reports on a recorded run for {name}, but has no record")
+                found[name] = record, report
+    return everything
+
+
+def card(entry, verdict, built, recorded, judgments, *, pages):
+    """One entry: verdict, linked name and what it shows; then the numbers side by side, or what it waits for; then what
+    the ledger says of each claim."""
+    name, chapter = entry["row"], entry["page_chapter"]
+    waiting = not (recorded or built)
+    linked = (f"{{ref}}`{name} <{target(name)}>`" if not waiting else
+              f"{{doc}}`{name} </book/{chapter}>`" if chapter in pages else f"**{name}**")
     facts = [(f"thesis, {entry['source']}", entry["thesis"] or "no number")]
+    if waiting:
+        facts.append((verdict, entry["waits"].partition(":")[2].strip()))
     for kind, found in (("recorded run", recorded), ("this build", built)):
         if found:
             record, report = found
@@ -95,12 +142,15 @@ def card(entry, verdict, built, recorded):
             facts.append((f"data of the {kind.split()[-1]}", report["data"]))
             own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
             facts.append((f"note on the {kind.split()[-1]}", own + report["note"]))
-    waiting = not (recorded or built)
+    if judgments:
+        facts.append(("the ledger", claims.row_words(judgments)))
     return [
         f":::{{div}} nmf-row{' nmf-waiting' if waiting else ''}",
         f"{badge(verdict)} {linked} {escaped(entry['title'])}",
         "",
         *(f"- *{escaped(key)}:* {escaped(value)}" for key, value in facts if value),
+        *(f"  - {escaped(f'{judgment.claim.sentence}: {judgment.words}, {judgment.needed}; {judgment.scale.label}')}"
+          for judgment in judgments),
         ":::",
         "",
     ]

@@ -5,7 +5,7 @@ the reproduction page and `data/records/` read it:
 
 - `used(photographs=..., network=...)` states which data and weights the page was computed from;
 - `glue("name", value)` makes a number available to the prose as {glue:text}`name`;
-- `row("F2.13", ...)` gives the verdict on one row of `data/thesis/rows.csv`.
+- `row("F2.13", ...)` reports on one row of `data/thesis/rows.csv`; its verdict is computed, on every build.
 """
 
 import ast
@@ -16,36 +16,30 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from ._optional import needed_by
+from . import claims
 
-DATA = Path(__file__).resolve().parent.parent / "data"
-VERDICTS = ("reproduced", "partly reproduced", "differs", "not reproduced", "measured")
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+RECORDED = ", recorded"  # ends the glued name of a report on the recorded run
+UNCOMPUTED = ("shown", "not tested", "measured")  # the verdicts of rows without a statistic
 _PACKAGES = ("nmfcore", "torch", "torchvision", "numba", "numpy", "scipy", "scikit-learn", "scikit-image")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One recorded run of one chapter, as stored in `data/records/<chapter>.json`."""
+    """One recorded run of one chapter, as stored in `data/records/<chapter>.json`: measurements, and no verdict."""
 
     chapter: str
     parameters: dict  # profile, seed, device
     values: dict = field(default_factory=dict)  # glue name -> number, text or (nested) list
-    rows: dict = field(default_factory=dict)  # thesis row -> value, data, verdict, note
     used: dict = field(default_factory=dict)  # role -> data set or weights
     provenance: dict = field(default_factory=dict)  # package versions, device, hashes, duration
-
-
-def data_file(name: str) -> Path:
-    """A file of the repository's folder `data/`. Raises FileNotFoundError, also where there is no repository."""
-    if not DATA.is_dir():
-        raise FileNotFoundError(f"data/{name} comes with the repository, not with the installed package; clone it and "
-                                "install it from there with pip install -e .")
-    return DATA / name
 
 
 def rounded(value, digits: int = 3):
@@ -67,32 +61,53 @@ def glue(name: str, value, *, digits: int = 3):
     Numbers are rounded to `digits` significant digits, so that a rerun on the same machine agrees to the letter.
     Returns the rounded value.
     """
-    with needed_by("records.glue"):
-        from myst_nb import glue as myst_glue
+    from myst_nb import glue as myst_glue
 
     value = rounded(value, digits)
     myst_glue(name, value, display=False)
     return value
 
 
-def row(name: str, *, value: str, data: str, verdict: str, note: str = "") -> None:
+def row(name: str, *, value: str, data: str, answers: Sequence[str] = (), protocol_met: bool = False,
+        verdict: str | None = None, note: str = "", recorded: bool = False) -> None:
     """Report one row of the thesis (`data/thesis/rows.csv`): our value in words, the data, the verdict, and why.
 
-    Raises ValueError for a row the thesis does not have or a verdict outside `VERDICTS`.
+    The verdict is that of `claims.verdict` on `answers`, one for each claim of the row ("holds", "fails" or
+    "undecided"), and on whether the thesis's protocol was met: its data, schedule, width and number of networks. A
+    row without a statistic has `verdict` instead: "shown", "not tested" or "measured". With `recorded` the report is
+    about the chapter's record, from whose values it must be computed, else about this build.
+
+        row("F3.9", value="r = -0.8", data="CIFAR-10, 10,000 images, 24 networks, 1/8 width", answers=["holds"])
+
+    Raises ValueError for a row the thesis does not have, an unknown answer, a verdict that has to be computed, and for
+    neither answers nor a verdict, or both.
     """
     known = [entry["row"] for entry in thesis("rows")]
     if name not in known:
         raise ValueError(f"no row {name!r} in data/thesis/rows.csv; add it there or use one of {', '.join(known)}")
-    if verdict not in VERDICTS:
-        raise ValueError(f"verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+    if (verdict is None) == (not answers):
+        raise ValueError(f"row {name}: give either answers to its claims or a verdict, one of {', '.join(UNCOMPUTED)}")
+    if verdict is None:
+        verdict = claims.verdict(answers, protocol_met=protocol_met)
+    elif verdict not in UNCOMPUTED:
+        raise ValueError(f"row {name}: the verdict {verdict!r} is computed, give answers; only "
+                         f"{', '.join(UNCOMPUTED)} are given as they are")
     report = {"value": value, "data": data, "verdict": verdict, "note": note}
-    glue(f"row:{name}", json.dumps(report, ensure_ascii=False))
+    glue(f"row:{name}{RECORDED if recorded else ''}", json.dumps(report, ensure_ascii=False))
+
+
+def of_networks(source: str, width: float, networks: int) -> str:
+    """The data of a row about trained networks: what they were trained on, their width, as a share of the thesis's, and
+    how many there are.
+
+        of_networks("2,000 images of CIFAR-10", 0.25, 12)  # "2,000 images of CIFAR-10; width 1/4; 12 networks"
+    """
+    return f"{source}; width {Fraction(width).limit_denominator(64)}; {networks} networks"
 
 
 def used(*, device: str = "cpu", **sources) -> None:
     """State on the page, and keep for the record, which data and weights it used: role=object with a `.source`."""
-    with needed_by("records.used"):
-        from IPython.display import Markdown, display
+    from IPython.display import Markdown, display
 
     names = {role.replace("_", " "): str(thing.source) for role, thing in sources.items()}
     glue("used", json.dumps(names, ensure_ascii=False))
@@ -105,8 +120,7 @@ def used(*, device: str = "cpu", **sources) -> None:
 
 def table(*lines: Sequence) -> None:
     """Show lines of cells, HTML or numbers, the first of them the header; on a narrow screen the table scrolls."""
-    with needed_by("records.table"):
-        from IPython.display import HTML, display
+    from IPython.display import HTML, display
 
     head, *body = (f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in line)}</tr>"
                    for tag, line in zip(["th", *["td"] * len(lines)], lines, strict=False))
@@ -116,30 +130,37 @@ def table(*lines: Sequence) -> None:
 
 def thesis(table: str, **match: str) -> list[dict[str, str]]:
     """Rows of `data/thesis/<table>.csv` as dicts, filtered by column values: thesis("numbers", row="F3.9")."""
-    with open(data_file(f"thesis/{table}.csv"), encoding="utf-8", newline="") as file:
+    with open(DATA / "thesis" / f"{table}.csv", encoding="utf-8", newline="") as file:
         return [entry for entry in csv.DictReader(file) if all(entry[k] == v for k, v in match.items())]
 
 
 def collect(notebook, chapter: str) -> Record:
     """Gather what an executed notebook (an nbformat node) glued into a `Record`; errors name the damaged entry."""
-    values, rows, sources, origin = {}, {}, {}, {}
+    values = {name: value for name, value in _glued(notebook) if not name.startswith("row:")}
+    sources, origin = (json.loads(values.pop(name, "{}")) for name in ("used", "provenance"))
+    run = notebook.metadata.get("papermill", {})
+    origin["seconds"] = round(run.get("duration") or 0.0, 1)
+    return Record(chapter, dict(run.get("parameters", {})), values, sources, origin)
+
+
+def reports(notebook) -> tuple[dict, dict]:
+    """What an executed notebook reported with `row`, row -> report: of this build, and of the recorded run."""
+    built: dict = {}
+    recorded: dict = {}
+    for name, value in _glued(notebook):
+        if name.startswith("row:"):
+            kind = recorded if name.endswith(RECORDED) else built
+            kind[name.removeprefix("row:").removesuffix(RECORDED)] = json.loads(value)
+    return built, recorded
+
+
+def _glued(notebook):
+    """(name, value) of everything that `glue` left in a notebook, in order."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            if name is None:
-                continue
-            value = ast.literal_eval(output["data"]["application/papermill.record/text/plain"])
-            if name == "used":
-                sources = json.loads(value)
-            elif name == "provenance":
-                origin = json.loads(value)
-            elif name.startswith("row:"):
-                rows[name.removeprefix("row:")] = json.loads(value)
-            else:
-                values[name] = value
-    run = notebook.metadata.get("papermill", {})
-    origin["seconds"] = round(run.get("duration") or 0.0, 1)
-    return Record(chapter, dict(run.get("parameters", {})), values, rows, sources, origin)
+            if name is not None:
+                yield name, ast.literal_eval(output["data"]["application/papermill.record/text/plain"])
 
 
 def save(record: Record, folder: str | Path = DATA / "records") -> Path:
@@ -166,7 +187,7 @@ def load(chapter: str, folder: str | Path = DATA / "records") -> Record | None:
 
 
 def provenance(device: str = "cpu") -> dict:
-    """Package versions, the machine, and a hash of this package's source: what a number or a duration
+    """Package versions, the machine, and a hash of the two packages' source: what a number or a duration
     depends on besides its data."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -182,8 +203,8 @@ def provenance(device: str = "cpu") -> dict:
 
 
 def source_hash() -> str:
-    """SHA-256 over the package's Python files, in name order."""
+    """SHA-256 over the Python files of nmfcore and nmfbook, in name order."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for package in ("nmfbook", "nmfcore") for path in (ROOT / package).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -1,0 +1,348 @@
+"""Networks that learned true or random labels by heart, and what compression says of them: F1.1, F3.1, F3.3 to F3.8.
+
+Protocol of thesis sections 3.5.1 and 3.5.2: every network reaches training accuracy 1; batches of 50 training samples,
+one for each class (by the label trained on) or ten mixed ones. Label randomization: Zhang et al. 2017.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batches
+from nmfcore.datasets import randomized_labels
+from nmfcore.networks import memorization_network
+from nmfcore.training import History
+from nmfcore.training import train as train_network
+
+from .. import data
+from ..claims import Claim, Scale
+from ..statistics import bootstrap, effect, proportion, separation
+
+TRAINING, MEASUREMENT = 1, 1
+METHODS = ("nmf", "pca", "kmeans", "random_ablation")
+SHOWN = {"conv3_1", "conv4_1", "fc1", "fc2"}  # layers whose whole curves are kept, those of figure 3.3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network. Width is a share of table 3.1's; p the share of randomized labels."""
+
+    data: str  # of `nmfbook.data`
+    width: float
+    p: float
+    seed: int  # of the weights, the order of the batches, the randomization and the batches measured
+    per_class: int | None = None  # training samples; None: all
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    decay: float = 0.95  # of the rate, after each epoch
+    batch: int = 100
+    epochs: int = 100  # at most
+    precision: str = "bfloat16"
+
+
+LEVELS = (0.0, 0.4, 0.8), (0.2, 0.6, 1.0)  # the first three come first
+CIFAR: dict[str, Any] = dict(data="cifar10_jpeg", width=1 / 4, lr=3e-4)  # at 1e-3 random labels are never learned
+FASHION: dict[str, Any] = dict(data="fashion_mnist", width=1.0, lr=5e-4)
+SVHN: dict[str, Any] = dict(data="svhn_1083", width=1 / 4)
+SOUNDS: dict[str, Any] = dict(data="esc10", width=1 / 4, batch=20, decay=0.98)
+
+
+def jobs() -> list[Job]:
+    """Seeds count slowest. The digits first, which any machine has; full width last, which takes a GPU."""
+    digits = [Job(data=name, width=width, p=p, seed=seed, per_class=100, decay=0.98, precision="float32")
+              for seed in range(2) for p in LEVELS[0] for name, width in (("digits", 1 / 8), ("digits_mlp", 1 / 4))]
+    images = [Job(p=p, seed=seed, **of) for seeds in (range(3), range(3, 10)) for levels in LEVELS
+              for seed, p, of in product(seeds, levels, (CIFAR, FASHION))]
+    sounds = [Job(p=p, seed=seed, **of) for seed in range(10) for p in sorted(sum(LEVELS, ()))
+              for of in (SVHN, SOUNDS)]
+    full = [Job(data=name, width=1.0, p=p, seed=seed, lr=3e-4) for name in ("cifar10", "cifar10_jpeg")
+            for seed in range(10) for p in sorted(sum(LEVELS, ()))]
+    float32 = [Job(p=0.4, seed=0, precision="float32", **of) for of in (FASHION, CIFAR)]  # does precision matter?
+    return [*digits, *images[:18], *float32, *images[18:], *sounds, *full]
+
+
+def needs(job: Job, device: str) -> str | None:
+    """What is missing for a job, or None."""
+    large = job.width > 1 / 2 and data.SETS[job.data][0] != "fashion_mnist"
+    return data.missing(job.data) or ("a GPU (full width)" if large and device == "cpu" else None)
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: nn.Module
+    labels: torch.Tensor  # (n,) those it was trained on
+    history: History
+
+
+def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:
+    """The network of a job, trained or read from `folder`; interrupted, it goes on from its last epoch."""
+    given = data.load(job.data, job.per_class, device)
+    labels = randomized_labels(given.labels.cpu(), job.p, given.classes, seed=job.seed)
+    model = memorization_network(data.SETS[job.data][0], shape=given.inputs.shape[1:], classes=given.classes,
+                                 width=job.width, pool_stride=2, seed=job.seed)
+    history = train_network(model, given.inputs, labels, epochs=job.epochs, batch_size=job.batch,
+                            optimizer=job.optimizer, lr=job.lr, decay=job.decay, seed=job.seed, near=0.99,
+                            precision=job.precision, device=device, test=(given.test_inputs, given.test_labels),
+                            checkpoint=folder / "network.safetensors")
+    return Trained(model, labels.to(device), history)
+
+
+def hidden_layers(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_children() if name.startswith(("conv", "fc"))]
+
+
+def compressed_layers(model: nn.Module) -> list[str]:
+    """What the thesis compresses in sequence: the last block of convolutions, or all layers of an MLP."""
+    layers = hidden_layers(model)
+    blocks = [name for name in layers if name.startswith("conv")]
+    return [name for name in blocks if name.split("_")[0] == blocks[-1].split("_")[0]] or layers
+
+
+def ranks(width: int) -> list[int]:
+    """Each half as large again as the one before, in steps of 20 at most, or a twelfth of a wide layer."""
+    grid = [1]
+    while (following := grid[-1] + min(max(20, width // 12), -(-grid[-1] // 2))) < width:
+        grid.append(following)
+    return grid
+
+
+def width_of(model: nn.Module, layers: list[str]) -> int:
+    """Units or channels of the widest of some layers, blocks that begin with their weights."""
+    return max(len(next(model.get_submodule(name).parameters())) for name in layers)
+
+
+def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
+    """AuC layer by layer and in sequence, by method and kind of batch, compressed and ablated."""
+    given, model, labels = data.load(job.data, job.per_class, device), trained.model, trained.labels
+    history = trained.history
+    found = {"converged": history.converged, "epochs": history.epochs,
+             "training": [round(value, 3) for value in history.accuracy],
+             "test": history.test_accuracy}
+    if not history.converged:
+        return found
+
+    def curve(layers, kind="class", size=50, **options):
+        batches = (class_batches if kind == "class" else mixed_batches)(labels, size, seed=job.seed)
+        inputs, targets = ([values[i.to(device)] for i in batches] for values in (given.inputs, labels))
+        grid = ranks(width_of(model, layers))
+        if layers[0].startswith("fc"):
+            grid = sorted({*grid, *([size] if size < grid[-1] else [])})  # from there on most methods are exact
+        return accuracy_curve(model, layers, inputs, targets, ranks=grid, seed=job.seed, **options)
+
+    layers, block = hidden_layers(model), compressed_layers(model)
+    single = {name: curve([name]) for name in layers}
+    found["layers"] = {"names": layers, "widths": [c.width for c in single.values()],
+                       "auc": [c.auc for c in single.values()], "limit_auc": [c.limit_auc for c in single.values()],
+                       "error": [_area(c.error[0], c.ranks) for c in single.values()],
+                       "raw_error": [_area((c.error * c.norm)[0], c.ranks) for c in single.values()],
+                       "curves": {name: {"ranks": c.ranks, "accuracy": c.accuracy.mean(0)}
+                                  for name, c in single.items() if name in SHOWN}}
+    sequences = {f"{method}, {kind}": curve(block, kind, method=method) for kind in ("class", "mixed")
+                 for method in METHODS}
+    ablations = {method: curve(block, method=method, ablate=True) for method in ("nmf", "pca", "random_ablation")}
+    found["ranks"] = next(iter(sequences.values())).ranks  # of all of these
+    for name, curves in (("sequence", sequences), ("ablation", ablations)):
+        found[name] = {of: {"auc": c.auc, "accuracy": c.accuracy.mean(0)} for of, c in curves.items()}
+    found["batch_sizes"] = {str(size): {method: curve(block, size=size, method=method).auc for method in METHODS}
+                            for size in (20, 100)}
+    return found
+
+
+def _area(errors, ranks):
+    return float(area(errors.mean(0), ranks))
+
+
+# --- claims -----------------------------------------------------------------------------------------------
+
+THREE, SIX = (0.0, 0.4, 0.8), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SCALES = {  # data -> the scales of its claims: label, fields of the job, whether they are the thesis's own
+    "CIFAR-10": [("CIFAR-10, 50,000 images, full width", dict(data="cifar10", width=1.0), True),
+                 ("CIFAR-10, JPEG copies of 50,000 images, full width", dict(data="cifar10_jpeg", width=1.0), False),
+                 ("CIFAR-10, JPEG copies of 50,000 images, 1/4 width", CIFAR, False)],
+    "Fashion-MNIST": [("Fashion-MNIST, 60,000 images, full width", FASHION, True)],
+    "SVHN": [("SVHN, its first 933 training crops, 1/4 width", SVHN, False)],
+    "sounds": [("ESC-10 for Urban Sounds, 320 clips, 1/4 width", SOUNDS, False)],
+}
+NETWORKS = 10  # at each level, in the thesis
+
+
+def seeds(levels: tuple[float, ...], converged: bool = True, **fields) -> Callable[[list], list]:
+    """A function of entries: {p: measurements} of each seed whose networks of all `levels` are measured."""
+    def units(entries):
+        by_seed: dict[int, dict] = {}
+        for entry in entries:
+            job = entry.job
+            wanted = dict(per_class=None, precision="bfloat16") | fields
+            if all(job[name] == value for name, value in wanted.items()):
+                if entry.measurements["converged"] or not converged:
+                    by_seed.setdefault(job["seed"], {})[job["p"]] = entry.measurements
+        return [by_seed[seed] for seed in sorted(by_seed) if {*levels} <= {*by_seed[seed]}]
+    return units
+
+
+def claims() -> list[Claim]:
+    """F1.1, F3.1, F3.3 to F3.8. Goals: three and six networks at each level, then as many as the thesis had."""
+    def claim(row, sentence, statistic, of="CIFAR-10", levels=THREE, converged=True, **options):
+        scales = tuple(Scale(label, seeds(levels, converged, **fields), (3, 6, NETWORKS), NETWORKS if own else None)
+                       for label, fields, own in SCALES[of])
+        where = "" if of == "CIFAR-10" else f"{of}: "
+        return Claim(row, where + sentence, "memorizing_networks", statistic, scales, unit=f"seeds of {len(levels)} p",
+                     **options)
+
+    falls = "NMF's AuC falls as p rises"
+    best = "NMF tells the levels of p apart better than PCA, k-means and random ablation"
+    return [
+        claim("F1.1", "networks reach training accuracy 1 whatever p (four of five at least)", _share_converged,
+              levels=SIX, converged=False, threshold=0.8),
+        claim("F1.1", "test accuracy falls as p rises", _effect(lambda m: m["test"][-1], SIX), levels=SIX),
+        claim("F3.1", "the test error rises with every step of p", _least_step, levels=SIX),
+        claim("F3.3", "conv3_1 to conv4_2 tell p = 0 from 0 < p < 1 better than blocks 1 and 2 do", _deep_gap),
+        claim("F3.3", "the last layer shows less than half of the peak", _last_share, threshold=0.5, below=True),
+        claim("F3.3", "fully random labels shift memorization to earlier layers", _shift, levels=SIX),
+        claim("F3.3", "MLP: the last layer is more robust than the first, at every p", _deeper, "Fashion-MNIST"),
+        claim("F3.4", "divided by the norm, activations are harder to approximate with depth", _error_with_depth),
+        claim("F3.5", falls, _effect(_auc("nmf, class"), THREE)),
+        claim("F3.5", best, _margin("class")),
+        claim("F3.5", "random ablation's AuC falls as p rises", _effect(_auc("random_ablation, class"), THREE)),
+        claim("F3.5", "PCA needs fewer directions than NMF parts", _pca_ahead),
+        claim("F3.5", f"{falls}, fully random labels included", _effect(_auc("nmf, class"), SIX), levels=SIX),
+        *(claim("F3.6", sentence, statistic, of) for of in ("Fashion-MNIST", "SVHN", "sounds")
+          for sentence, statistic in ((falls, _effect(_auc("nmf, class"), THREE)), (best, _margin("class")))),
+        *(claim("F3.7", "in mixed batches NMF tells the levels of p less apart", _blur, of)
+          for of in ("CIFAR-10", "Fashion-MNIST")),
+        *(claim("F3.8", f"removing {title} hurts networks that memorize less the more",
+                _effect(lambda m, method=method: -m["ablation"][method]["auc"], THREE), of)
+          for of in ("CIFAR-10", "Fashion-MNIST")
+          for method, title in (("nmf", "NMF parts"), ("pca", "PCA directions"))),
+        claim("F3.8", "removing random channels hurts networks that memorize more the more",
+              _effect(lambda m: m["ablation"]["random_ablation"]["auc"], THREE)),
+    ]
+
+
+def _levels(units, levels, value):
+    """Values by level: one array (seeds, ...) each."""
+    return [np.array([value(unit[p]) for unit in units], dtype=float) for p in levels]
+
+
+def _auc(run):
+    return lambda m: m["sequence"][run]["auc"]
+
+
+def _effect(value, levels):
+    return lambda units: separation(*_levels(units, levels, value))
+
+
+def _share_converged(units):
+    networks = [m["converged"] for unit in units for m in unit.values()]
+    return proportion(sum(networks), len(networks))
+
+
+def _least_step(units):
+    errors = _levels(units, SIX, lambda m: 1 - m["test"][-1])
+    return bootstrap(lambda *levels: min(b.mean() - a.mean() for a, b in pairwise(levels)), *errors)
+
+
+def _gap(below):
+    """From levels (seeds, layers): AuC at p = 0 less the mean of the others below a limit, averaged over seeds."""
+    return lambda *levels: levels[0].mean(0) - np.mean([level.mean(0) for level in levels[1:below]], axis=0)
+
+
+def _of_layers(units, levels, statistic):
+    names = units[0][levels[0]]["layers"]["names"]
+    aucs = _levels(units, levels, lambda m: m["layers"]["auc"])
+    return bootstrap(lambda *arrays: statistic(names, arrays), *aucs)
+
+
+def _deep_gap(units):
+    def statistic(names, arrays):
+        gap = _gap(None)(*arrays)
+        deep = [i for i, name in enumerate(names[:-1]) if name >= "conv3"]
+        return gap[deep].mean() - gap[[i for i, name in enumerate(names) if name < "conv3"]].mean()
+    return _of_layers(units, THREE, statistic)
+
+
+def _last_share(units):
+    def statistic(_names, arrays):
+        gap = _gap(None)(*arrays)
+        return gap[-1] / gap.max() if gap.max() > 0 else np.nan
+    return _of_layers(units, THREE, statistic)
+
+
+def _shift(units):
+    def centre(gap):
+        gap = gap.clip(min=0)
+        return (gap * np.arange(len(gap))).sum() / gap.sum() if gap.any() else np.nan
+
+    def statistic(_names, arrays):
+        return centre(_gap(-1)(*arrays)) - centre(arrays[0].mean(0) - arrays[-1].mean(0))
+    return _of_layers(units, SIX, statistic)
+
+
+def _deeper(units):
+    return _of_layers(units, THREE, lambda _names, arrays: min((a[:, -1] - a[:, 0]).mean() for a in arrays))
+
+
+def _error_with_depth(units):
+    def with_depth(m):
+        by_width = np.array(m["layers"]["error"]) / m["layers"]["widths"]
+        return stats.spearmanr(range(len(by_width)), by_width).statistic
+    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *_levels(units, THREE, with_depth))
+
+
+def _margin(kind):
+    """How far NMF's effect is above the best of the other methods'."""
+    def statistic(units):
+        values = _levels(units, THREE, lambda m: [m["sequence"][f"{method}, {kind}"]["auc"] for method in METHODS])
+        return bootstrap(lambda *levels: effect(*(a[:, 0] for a in levels))
+                         - max(effect(*(a[:, i] for a in levels)) for i in range(1, len(METHODS))), *values)
+    return statistic
+
+
+def _pca_ahead(units):
+    values = _levels(units, THREE, lambda m: m["sequence"]["pca, class"]["auc"] - m["sequence"]["nmf, class"]["auc"])
+    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *values)
+
+
+def _blur(units):
+    values = _levels(units, THREE, lambda m: [m["sequence"][f"nmf, {kind}"]["auc"] for kind in ("class", "mixed")])
+    return bootstrap(lambda *levels: effect(*(a[:, 0] for a in levels)) - effect(*(a[:, 1] for a in levels)), *values)
+
+
+def synthetic(kind: str) -> list[tuple[Job, dict]]:
+    """Made-up measurements of ten seeds on which every claim "holds", "fails" or is "undecided"."""
+    sign = {"holds": 1.0, "fails": -1.0, "undecided": 0.0}[kind]
+    found = []
+    for job in jobs():
+        if job.per_class is not None or (job.width == 1 and job.data != "fashion_mnist"):
+            continue
+        convolutional = job.data != "fashion_mnist"
+        names = [f"conv{b}_{i}" for b, n in ((1, 2), (2, 3), (3, 3), (4, 3)) for i in range(1, n + 1)]
+        names = names if convolutional else ["fc1", "fc2", "fc3", "fc4"]
+        deep = np.array([name >= "conv3" for name in names[:-1]] + [False]) if convolutional else np.zeros(4)
+        place = np.linspace(0, 1, len(names))
+        gap = deep if job.p < 1 else np.array([name < "conv3" for name in names])
+        gap = gap if sign > 0 else 1 - gap if sign < 0 else np.array([1.0] * (len(names) - 1) + [0.5])
+        auc = {"nmf, class": -0.3 * sign, "nmf, mixed": -0.1 * sign, "pca, class": -0.1 * sign, "pca, mixed": 0.0,
+               "random_ablation, class": -0.1 * sign}
+        level = {"pca, class": 0.5 + 0.2 * sign, "nmf, class": 0.5}
+        noise = (0.004 if sign else 0.05) * (-1) ** (job.seed + round(5 * job.p))  # from network to network
+        converged = job.seed < {"holds": 10, "fails": 6, "undecided": 8}[kind]
+        found.append((job, {
+            "converged": converged, "test": [0.9 - 0.5 * sign * job.p + noise],
+            "layers": {"names": names, "widths": [1] * len(names),
+                       "error": 0.5 + (sign + 20 * noise * (not sign)) * place / 3,
+                       "auc": 0.5 + 0.2 * sign * place - 0.3 * job.p * gap + noise},
+            "sequence": {f"{method}, {batch}": {"auc": level.get(f"{method}, {batch}", 0.5)
+                                                + noise * (1 if method == "nmf" else -1)
+                                                + job.p * auc.get(f"{method}, {batch}", 0.0)}
+                         for method in METHODS for batch in ("class", "mixed")},
+            "ablation": {method: {"auc": 0.3 + noise + 0.1 * sign * job.p * (-1 if method == "random_ablation" else 1)}
+                         for method in ("nmf", "pca", "random_ablation")}}))
+    return found

@@ -1,0 +1,191 @@
+"""The experiments: their jobs, and what training and measuring give, on jobs small enough for a test."""
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nmfbook import data, files, ledger, measuring
+from nmfbook.experiments import early_stopping, generalization, imagenet, memorizing_networks, scale
+from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
+from nmfbook.measuring import rounded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+STOPPING = early_stopping.Job("digits", 1 / 16, "adam", 1e-3, seed=0, p=0.2, images=200, held_out=0.1, batch=20,
+                              every=4, checks=3, precision="float32")
+HEAVY = "IPython myst_nb pooch skimage librosa matplotlib pandas ortools clarabel faiss ipywidgets numba".split()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_jobs_are_told_apart_and_begin_with_what_any_machine_has(name, monkeypatch):
+    monkeypatch.delenv("NMFCORE_DATA", raising=False)
+    jobs = experiment(name).jobs()
+    assert len({key(job) for job in jobs}) == len(jobs) == len({*jobs})
+    at_hand = [experiment(name).needs(job, "cpu") is None for job in jobs]
+    assert at_hand == sorted(at_hand, reverse=True)
+    if name != "scale":  # its lines are other experiments', and they have the digits
+        assert at_hand[0] and jobs[0].data == "digits"
+    assert all("NMFCORE_DATA" in experiment(name).needs(job, "cpu") for job in jobs if "digits" not in job.data)
+
+
+def test_seeds_count_slowest():
+    cifar = [job for job in memorizing_networks.jobs() if job.data == "cifar10_jpeg" and job.width == 1 / 4
+             and job.precision == "bfloat16"]
+    assert [(job.seed, job.p) for job in cifar[:6]] == [(seed, p) for seed in (0, 1) for p in (0, 0.4, 0.8)]
+    assert len(cifar) == 60 and len({(job.seed, job.p) for job in cifar}) == 60
+    first = [job for job in early_stopping.jobs() if job.data == "cifar10_jpeg"][:12]
+    assert [job.seed for job in first] == [i // 3 for i in range(12)] and {job.width for job in first} == {1 / 8}
+
+
+def test_the_grid_is_whole_and_each_quarter_is_spread_over_it():
+    grid = generalization.grid()
+    assert len({*grid}) == len(grid) == 96
+    for quarter in (grid[i:i + 24] for i in range(0, 96, 24)):
+        assert {decay for _, decay, _ in quarter} == {*generalization.DECAYS}
+        assert len({(batch, optimizer) for batch, _, optimizer in quarter}) == 8
+
+
+def test_jobs_go_in_turn_over_the_experiments_and_on_a_gpu_the_widest_first():
+    first = [name for name, _ in list(measuring.queue(EXPERIMENTS, "cpu"))[:5]]
+    assert first == [*EXPERIMENTS]
+    widths = [job.width for name, job in measuring.queue(("memorizing_networks",), "cuda")]
+    assert widths == sorted(widths, reverse=True) and widths[0] == 1
+
+
+def test_what_a_full_copy_of_the_data_needs_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("NMFCORE_DATA", str(tmp_path))
+    assert data.missing("cifar10") == "cifar10 (cifar-10-batches-py/data_batch_1 in NMFCORE_DATA)"
+    assert data.missing("cifar10_jpeg") == "cifar10_jpeg (cifar10/train in NMFCORE_DATA)"
+    (tmp_path / "cifar10/train").mkdir(parents=True)
+    (tmp_path / "cifar10/test").mkdir()
+    assert data.missing("cifar10_jpeg") is None and data.missing("digits") is None
+    wide = memorizing_networks.Job("cifar10_jpeg", 1.0, 0.0, 0)
+    assert "GPU" in memorizing_networks.needs(wide, "cpu") and memorizing_networks.needs(wide, "cuda") is None
+
+
+def test_the_digits_are_held_out_class_by_class():
+    given, few = data.load("digits"), data.load("digits", 20)
+    assert given.test_labels.bincount().tolist() == [70] * 10 and few.labels.bincount().tolist() == [20] * 10
+    assert given.inputs.shape[1:] == (1, 16, 16) and len(given.labels) + 700 == 1797
+    assert torch.equal(few.test_inputs, given.test_inputs) and few.sha256 != given.sha256
+
+
+# --- one job of each --------------------------------------------------------------------------------------
+
+
+def entry_of(name, job, measurements):
+    return ledger.Entry(name, asdict(job), ledger.versions(name), rounded(measurements), {})
+
+
+def test_a_memorizing_network(tmp_path):
+    job = memorizing_networks.Job("digits_mlp", 1 / 8, 0.5, 0, per_class=5, lr=2e-3, decay=0.99, batch=10,
+                                  precision="float32")
+    trained = memorizing_networks.train(job, tmp_path)
+    found = memorizing_networks.measure(job, trained)
+    assert found["converged"] and found["training"][-1] == 1 and len(found["test"]) == found["epochs"]
+    assert found["layers"]["names"] == ["fc1", "fc2", "fc3", "fc4"] and found["layers"]["widths"] == [16, 64, 256, 256]
+    assert {*found["sequence"]} == {f"{method}, {kind}" for method in memorizing_networks.METHODS
+                                    for kind in ("class", "mixed")}
+    assert all(0 < part["auc"] <= 1 for part in found["sequence"].values())
+    again = memorizing_networks.train(job, tmp_path)
+    assert again.history == trained.history and torch.equal(again.labels, trained.labels)
+    unfinished = replace(job, epochs=1)
+    few = memorizing_networks.measure(unfinished, memorizing_networks.train(unfinished, tmp_path / "few"))
+    assert few["converged"] is False and "sequence" not in few
+
+
+def test_the_largest_job_fits_into_a_file():
+    """At full width: eleven layers, eleven curves, fifty epochs."""
+    ranks = [0, *memorizing_networks.ranks(512), 512]
+    curve = {"auc": 0.1234, "accuracy": [0.123] * len(ranks)}  # multiples of 1/500
+    shown = {"ranks": ranks, "accuracy": curve["accuracy"]}
+    layers = {what: [0.1234] * 11 for what in ("names", "widths", "auc", "limit_auc", "error", "raw_error")}
+    text = text_of(entry_of("memorizing_networks", memorizing_networks.jobs()[-1], {
+        "training": [0.123] * 50, "test": [0.1234] * 50, "layers": layers | {"curves": {"a": shown, "b": shown}},
+        "ranks": ranks, "sequence": {"random_ablation, mixed" + str(i): curve for i in range(8)},
+        "ablation": {"random_ablation" + str(i): curve for i in range(3)}}))
+    assert len(text) < LARGEST - 800  # for the provenance
+
+
+def test_early_stopping_goes_on_from_its_last_check_to_the_bit(tmp_path, monkeypatch):
+    whole = early_stopping.train(STOPPING, tmp_path / "whole")
+    calls, original = [], files._in_one_step
+
+    def killed(file, write):
+        calls.append(file.name)
+        if len(calls) == 5:  # the third check is trained, its state not yet kept
+            raise KeyboardInterrupt
+        original(file, write)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "_in_one_step", killed)
+        early_stopping.train(STOPPING, tmp_path / "parts")
+    resumed = early_stopping.train(STOPPING, tmp_path / "parts")
+    for one, other in zip(whole.weights, resumed.weights, strict=True):
+        a, b = load_file(one), load_file(other)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not (tmp_path / "parts" / "state.safetensors").exists()
+    assert {*whole.kept.tolist()}.isdisjoint(whole.held_out.tolist()) and len(whole.held_out) == 20
+    found = early_stopping.measure(STOPPING, whole)
+    assert found == early_stopping.measure(STOPPING, early_stopping.train(STOPPING, tmp_path / "whole"))
+    assert all(len(found[name]) == 3 for name in ("test_loss", "validation_loss", "nmf", "pca", "random_ablation"))
+    assert found["epochs_per_check"] == pytest.approx(4 * 20 / 180)
+
+
+def test_each_epoch_visits_every_image_once():
+    kept = torch.arange(50, 90)
+    batches = early_stopping._batches(replace(STOPPING, batch=8), kept)
+    epochs = [torch.cat([next(batches) for _ in range(5)]) for _ in range(2)]
+    assert all(sorted(epoch.tolist()) == kept.tolist() for epoch in epochs) and not torch.equal(*epochs)
+
+
+def test_stops_are_read_as_the_thesis_reads_them():
+    time = torch.arange(40.0)
+    run = {"epochs_per_check": 0.5, "test_loss": ((time - 16) ** 2).tolist(), "nmf": (-(time - 20).abs()).tolist(),
+           "random_ablation": (-(time - 38).abs()).tolist()}
+    assert early_stopping.best_epoch(run) == 8.5 and early_stopping.stop_epoch(run, "nmf") == 10.5
+    assert early_stopping.error(run, "nmf") == 2 and early_stopping.stop_epoch(run, "random_ablation") is None
+    assert early_stopping.error(run, "random_ablation") == 11.5
+
+
+def test_a_point_of_the_grid(tmp_path):
+    job = generalization.Job("digits", 1 / 16, 20, 0.0, "adam", 0, per_class=20, epochs=3, precision="float32")
+    found = generalization.measure(job, generalization.train(job, tmp_path))
+    assert 0 <= found["test_error"] <= 1 and {*found["auc"]} == {*generalization.METHODS} and not found["diverged"]
+    model = generalization.train(job, tmp_path).model
+    weights = [w.clone() for w in model.parameters()]
+    given = data.load("digits", 20)
+    assert generalization.sharpness(model, given.inputs, given.labels, size=0.0) == pytest.approx(0, abs=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+
+
+def test_a_training_that_diverges_is_a_measurement(tmp_path, monkeypatch):
+    monkeypatch.setitem(generalization.RATES, "sgd", 1e30)
+    job = generalization.Job("digits", 1 / 16, 20, 0.0, "sgd", 0, per_class=5, epochs=3, precision="float32")
+    assert generalization.measure(job, generalization.train(job, tmp_path)) == {"diverged": True}
+
+
+def test_the_curves_of_the_imagenet_figure_on_digits(tmp_path, monkeypatch):
+    small = memorizing_networks.Job("digits", 1 / 16, 0, 0, per_class=100, epochs=2, precision="float32")
+    monkeypatch.setattr(imagenet.memorizing_networks, "jobs", lambda: [small])
+    job = next(job for job in imagenet.jobs() if job.kind == "multi")
+    found = imagenet.measure(job, imagenet.train(job, tmp_path))
+    assert len(found["accuracy"]) == len(found["baseline"]) == len(found["held_out_accuracy"]) == 10
+    assert found["ranks"][0] == 0 and found["ranks"][-1] == 32
+
+
+def test_scale_measures_as_the_experiments_whose_lines_it_has():
+    kinds = {type(job) for job in scale.jobs()}
+    assert kinds == {memorizing_networks.Job, early_stopping.Job}
+    own = {key(job) for module in (memorizing_networks, early_stopping) for job in module.jobs()}
+    assert own.isdisjoint(key(job) for job in scale.jobs())
+
+
+def test_they_run_where_only_torch_and_scikit_learn_are():
+    block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
+    run = ("from nmfbook import auditing, data, ledger, measuring\nlist(map(ledger.experiment, ledger.EXPERIMENTS))\n"
+           "data.load('digits')")
+    subprocess.run([sys.executable, "-c", block + run], check=True, cwd=ledger.ROOT)
