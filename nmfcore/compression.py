@@ -21,6 +21,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from . import factorization
+from ._optional import needed_by
 from .activations import against_negatives, relu_layers, replaced, resumed, to_maps, to_matrix
 from .gate import (
     Layer,
@@ -31,11 +32,11 @@ from .gate import (
     check_counts,
     check_finite,
     check_labels,
-    dense,
     described,
     find_layers,
     first_outputs,
     indices,
+    is_dense,
     layout,
     logits,
     ready,
@@ -213,7 +214,7 @@ def _batches(inputs, labels):
             and labels[0].dim() == 1:
         targets = list(labels)
     for i, batch in enumerate(batches):
-        if not dense(batch) or batch.dim() == 0:
+        if not is_dense(batch) or batch.dim() == 0:
             raise ValueError(f"batch {i} of the inputs is {described(batch)}; pass a tensor (n, ...), or a sequence "
                              "of them")
     targets = [indices(target) for target in targets]
@@ -345,7 +346,8 @@ class Report:
 
     def plot(self):
         """Figure: accuracy against rank in each layer, and AuC of each layer, with a dot for each class."""
-        import matplotlib.pyplot as plt
+        with needed_by("Report.plot"):
+            import matplotlib.pyplot as plt
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         for place, (name, curve) in enumerate(self.curves.items()):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -29,15 +29,16 @@ from .gate import (
     Layout,
     check_channels,
     check_counts,
-    dense,
     described,
     find_layer,
     first_outputs,
+    is_dense,
     layout,
     ready,
     running,
     unwrapped,
 )
+from .photographs import upright
 
 Images = Tensor | Sequence | Dataset | DataLoader
 Maps = Tensor | Sequence[Tensor]
@@ -164,7 +165,7 @@ def check_maps(features: Any, what: str = "features") -> None:
         raise ValueError(f"{what} are {described(features)}; expected (n, C, h, w), or n tensors (C, h, w)")
     check_not_empty(features)
     for i, maps in enumerate([features[0]] if isinstance(features, Tensor) else features):
-        if not dense(maps) or maps.dim() != 3 or not maps.is_floating_point() or not maps.numel():
+        if not is_dense(maps) or maps.dim() != 3 or not maps.is_floating_point() or not maps.numel():
             raise ValueError(f"{what} of image {i} are {described(maps)}; expected floating numbers (C, h, w)")
         if len(maps) != len(features[0]):
             raise ValueError(f"{what} of image {i} have {len(maps)} channels, and those of image 0 have "
@@ -242,7 +243,7 @@ class _Prepared(Sequence[Tensor]):
             image = image[0]
         if self.preprocess is not None:
             image = _preprocessed(image, self.preprocess, i)
-        if not dense(image) or not image.is_floating_point():
+        if not is_dense(image) or not image.is_floating_point():
             raise ValueError(f"image {i} is {described(image)}; {_CURE}")
         if image.dim() != 3 or image.numel() == 0:
             raise ValueError(f"image {i} has shape {tuple(image.shape)}; expected (C, H, W) with H, W ≥ 1")
@@ -259,7 +260,7 @@ def _preprocessed(image, preprocess, i):
     if isinstance(image, Image.Image):
         if image.mode[0] in "IF":
             raise ValueError(f"image {i} has more than 8 bits per channel, mode {image.mode}; save it with 8")
-        picture = ImageOps.exif_transpose(image).convert("RGB")
+        picture = upright(image).convert("RGB")
         given = _unit(torch.from_numpy(np.array(picture)).permute(2, 0, 1), i)
     elif isinstance(image, np.ndarray):
         if image.ndim == 2:
@@ -271,7 +272,7 @@ def _preprocessed(image, preprocess, i):
         given = _unit(torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1), i)
         picture = Image.fromarray((given.permute(1, 2, 0) * 255).round().byte().numpy())
     elif isinstance(image, Tensor) and image.dtype == torch.uint8:
-        given = image / 255
+        given = image.float() / 255
     elif not isinstance(image, Tensor) or not image.is_floating_point():
         raise ValueError(f"image {i} is {described(image)}; expected a tensor, a NumPy array, a PIL image or a file")
     try:
@@ -288,7 +289,7 @@ def _preprocessed(image, preprocess, i):
 def _unit(pixels, i):
     """float32 in [0, 1]."""
     if pixels.dtype == torch.uint8:
-        return pixels / 255
+        return pixels.float() / 255
     if not bool(((pixels >= 0) & (pixels <= 1)).all()):
         raise ValueError(f"image {i} has floating numbers from {float(pixels.min()):g} to {float(pixels.max()):g}; "
                          "expected [0, 1]")

@@ -19,6 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 from torch.nn.parameter import is_lazy
 
+from ._inputs import full_precision
+
 CHANNELS = ("first", "last", "tokens")
 LayerName = str | nn.Module
 Output = str | Callable[[Any], Tensor] | None
@@ -79,16 +81,6 @@ def running(model: nn.Module, *, gradient: bool = False) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Within the block, no autocast on any device: errors are those of the factors that are returned."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda", "mps", "xpu"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-@contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Within the block, every module is in evaluation mode; then each gets back the mode it had."""
     modes = {module: module.training for module in model.modules()}
@@ -105,7 +97,7 @@ def ready(model: nn.Module, inputs: Tensor, what: str = "the inputs") -> Tensor:
 
     Raises ValueError for what is not a tensor of numbers with n ≥ 1, or not finite.
     """
-    if not dense(inputs):
+    if not is_dense(inputs):
         raise ValueError(f"{what} are {described(inputs)}; pass a tensor (n, ...)")
     if inputs.dtype in (torch.uint8, torch.bool) or inputs.is_complex():
         raise ValueError(f"{what} are {described(inputs)}; pass floating numbers as the model was trained on, of bytes "
@@ -148,7 +140,7 @@ def check_counts(least: int = 1, **counts: Any) -> None:
             raise ValueError(f"{name}={count!r} must be an integer, {least} or more")
 
 
-def dense(thing: Any) -> bool:
+def is_dense(thing: Any) -> bool:
     """Whether it is a tensor whose numbers are there, one beside the other."""
     return isinstance(thing, Tensor) and not thing.is_nested and thing.layout is torch.strided and not thing.is_meta
 
@@ -389,7 +381,7 @@ class Channelwise(nn.Module):
 
     def dimension(self, x: Tensor) -> int:
         """That of the channels of x (n, C), (n, C, ...) or (n, ..., C)."""
-        if not dense(x) or x.dim() < 2 or not x.is_floating_point() or not x.numel():
+        if not is_dense(x) or x.dim() < 2 or not x.is_floating_point() or not x.numel():
             raise ValueError(f"{type(self).__name__} got {described(x)}; expected floating numbers (n, C), "
                              "(n, C, ...) or, with channels='last' or 'tokens', (n, ..., C)")
         if self.channels == "tokens" and x.dim() > 3:
@@ -535,7 +527,7 @@ def indices(values: Any, what: str = "labels") -> Tensor:
         found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{what} are {described(values)}; expected integers (n,)") from error
-    if not dense(found) or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool \
+    if not is_dense(found) or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool \
             or found.dim() != 1:
         raise ValueError(f"{what} are {described(found)}; expected integers (n,)")
     return found.long()

@@ -20,10 +20,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ._inputs import isolated
 from .activations import to_matrix
 from .feature_maps import Images, Maps, Preprocess, check_maps, feature_maps, image_set, mapped
-from .gate import LayerName, full_precision, listed
+from .gate import LayerName, listed
 from .nmf import NMF, nmf
+from .photographs import changed_at
 
 _CHUNK = 2 ** 16  # rows of stored maps that are in memory at a time
 
@@ -76,7 +78,7 @@ def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=No
 def factorize(features: "Maps | StoredMaps", rank: int, *, seed: int = ...) -> Heatmaps: ...
 @overload
 def factorize(features: "Maps | StoredMaps", rank: Sequence[int], *, seed: int = ...) -> list[Heatmaps]: ...
-@full_precision()
+@isolated()
 def factorize(features, rank, *, seed: int = 0):
     """Joint NMF of the feature maps of an image set, over all positions of all images (eq. 4.1, 4.2).
 
@@ -160,7 +162,8 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: La
     The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
     absent: what an interrupted run leaves beside it, the next one overwrites. Of several processes that ask for one
     file at a time, one writes it and the others wait, by means of an empty file <file>.lock, which stays. A file that
-    is there is used again; the first image and the last one are run to see that it holds the maps of this set.
+    is there is used again; the first image, the last one, and of `Photographs` those whose files have changed since are
+    run to see that it holds the maps of this set.
 
     Raises ValueError when `file` is something else, and as `feature_maps`.
     """
@@ -219,8 +222,10 @@ def _opened(file):
 def _checked(file, model, images, layer, where):
     """The maps in `file`, if they are those of the images."""
     stored = _opened(file)
-    same = len(stored) == len(images)
-    for i in (0, len(images) - 1) if same else ():
+    same, written = len(stored) == len(images), file.stat().st_mtime_ns
+    paths = getattr(images.images, "paths", ())
+    edited = [i for i, path in enumerate(paths) if changed_at(path) >= written]
+    for i in sorted({0, len(images) - 1, *edited}) if same else ():
         (_, _, maps), = mapped(model, image_set([images[i]]), layer, batch_size=1, **where)
         there, here = stored[i], maps.float().cpu()
         same &= there.shape == here.shape and torch.allclose(there, here, rtol=1e-3, atol=1e-3 * float(here.max()))
@@ -233,6 +238,7 @@ def _checked(file, model, images, layer, where):
 # --- comparing factors --------------------------------------------------------------------------------------
 
 
+@isolated()
 def match(maps: Maps, reference: Maps) -> Tensor:
     """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
 
@@ -265,6 +271,7 @@ def agreement(maps: Maps, reference: Maps) -> float:
     return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
 
 
+@isolated()
 def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Sequence[int] = range(5)) -> Tensor:
     """How well starts agree: (ranks, pairs of seeds), the `agreement` of their maps at each rank.
 
@@ -274,7 +281,7 @@ def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Seq
         raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
     runs = [factorize(features, ranks, seed=seed) for seed in seeds]
     return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(starts, 2)]
-                         for starts in zip(*runs, strict=True)])
+                         for starts in zip(*runs, strict=True)], dtype=torch.float32)
 
 
 def overlap(children: Maps, parents: Maps) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._inputs import isolated
 from .activations import to_maps, to_matrix
-from .gate import Channelwise, Layout, check_counts, full_precision
+from .gate import Channelwise, Layout, check_counts
 from .nmf import _sweep
 
 
@@ -60,7 +61,7 @@ class NMFPerturbation(Channelwise):
         where = f", channels={self.channels!r}" if self.channels else ""
         return f"{self.rank}, strength={self.strength}, every={self.every}, gradient={self.gradient!r}{where}"
 
-    @full_precision()
+    @isolated()
     def forward(self, activations: Tensor) -> Tensor:
         self.dimension(activations)
         if not self.training:
@@ -88,9 +89,8 @@ class NMFPerturbation(Channelwise):
     @torch.no_grad()
     def _follow(self, A):
         """One step of HALS for V, from where it was; rows that have died begin anew at rows of A."""
-        V = self.dictionary.to(A)
-        if V.shape != (self.rank, A.shape[1]):
-            V = A.new_zeros(self.rank, A.shape[1])
+        fits = self.dictionary.shape == (self.rank, A.shape[1])
+        V = self.dictionary.to(A) if fits else A.new_zeros(self.rank, A.shape[1])
         dead = V.norm(dim=1) == 0
         if dead.any():
             V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
@@ -99,14 +99,17 @@ class NMFPerturbation(Channelwise):
         self.dictionary = normalize(_sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
 
 
+@isolated()
 def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:
     """(N, M) U V, the points closest to the rows of A (N, M) in the cone of the rows of V (K, M), by HALS.
 
     Differentiable in A, V is taken as constant. Where U > 0 on the same set S of factors nearby, the closest point is a
     linear projection onto the span of V_S, and its own derivative; that is what the backward pass applies. It is exact
-    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach.
+    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach. Half
+    precision is computed in float32.
     """
-    return _Project.apply(A, V.detach(), sweeps)
+    full = torch.promote_types(A.dtype, torch.float32)
+    return _Project.apply(A.to(full), V.detach().to(full), sweeps).to(A.dtype)
 
 
 class _Project(torch.autograd.Function):
@@ -117,6 +120,7 @@ class _Project(torch.autograd.Function):
         return U.mT @ V
 
     @staticmethod
+    @isolated()
     def backward(context, gradient):
         active, V = context.saved_tensors
         return _onto_span(gradient, V, active.mT.to(V.dtype)), None, None

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from ._inputs import dense, isolated
 from .factorization import Factorization
-from .gate import Channelwise, check_counts, dense, described, full_precision, listed
+from .gate import Channelwise, check_counts, described, listed
 from .nmf import _sweep, nmf
 
 
@@ -39,22 +40,22 @@ class Join(Channelwise):
         return positive - negative
 
 
-@full_precision()
+@isolated()
 def semi_nmf(A: Tensor, rank: int, *, max_iter: int = 200, tol: float = 1e-4, seed: int = 0) -> Factorization:
     """A ≈ U V with U ≥ 0 and V of any sign (Ding, Li and Jordan 2010), A (N, M) of any sign.
 
     It starts from an NMF of the positive and negative parts side by side, which is such a factorization already, and
     lowers its error: V by least squares, U by HALS, in turn, until the error falls by less than `tol` of itself.
-    Rows of V have unit length.
+    Rows of V have unit length. A sparse A is made dense.
 
     Raises ValueError as `nmf` does, and for max_iter below 1.
     """
     check_counts(max_iter=max_iter)
-    if not dense(A) or A.dim() != 2:
+    A, ((rank,), _) = dense(A, "(N, M)"), listed([rank])
+    if A.dim() != 2:
         raise ValueError(f"A is {described(A)}; expected a matrix (N, M)")
-    (rank,), _ = listed([rank])
-    start = nmf(Split()(A.detach()), rank, seed=seed)
-    A, U, V = A.detach().to(start.U.dtype), start.U, Join()(start.V)
+    start = nmf(Split()(A), rank, seed=seed)
+    U, V = start.U, Join()(start.V)
     error = torch.linalg.norm(A - U @ V)
     for _ in range(max_iter):
         V = (torch.linalg.pinv(U.double()) @ A.double()).to(U)  # of least norm, where columns of U are dependent

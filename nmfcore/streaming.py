@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .gate import check_counts, dense, described, full_precision
+from ._inputs import dense, isolated
+from .gate import check_counts, described
 from .nmf import _sweep, nmf
 from .regularization import _coefficients
 
@@ -45,13 +46,17 @@ class StreamingNMF:
         self.rank, self.forget, self.turns, self.sweeps, self.seed = rank, forget, turns, sweeps, seed
         self.V: Tensor | None = None  # (K, M), rows of unit length
 
-    @full_precision()
+    @isolated()
     @torch.no_grad()
     def update(self, A: Tensor) -> Tensor:
-        """U (N, K) ≥ 0 of a chunk A (N, M) ≥ 0; V then takes the chunk into account. N may differ between chunks."""
-        if not dense(A) or A.dim() != 2 or not A.is_floating_point():
-            raise ValueError(f"a chunk is {described(A)}, and must be floating numbers (N, M)")
-        A = A.to(torch.promote_types(A.dtype, torch.float32))
+        """U (N, K) ≥ 0 of a chunk A (N, M) ≥ 0; V then takes the chunk into account. N may differ between chunks.
+
+        Half precision is computed in float32, and a sparse chunk made dense. The first chunk decides the type of V.
+        """
+        A = dense(A, "(N, M)")
+        if A.dim() != 2:
+            raise ValueError(f"a chunk is {described(A)}, and must be a matrix (N, M)")
+        A = A if self.V is None else A.to(self.V.dtype)
         if self.V is None:
             self.V = nmf(A, self.rank, seed=self.seed).V
             self._gram, self._product = A.new_zeros(self.rank, self.rank), A.new_zeros(self.rank, A.shape[1])

@@ -15,11 +15,11 @@ from .gate import (
     LayerName,
     check_channels,
     check_counts,
-    dense,
     described,
     find_layer,
     first_outputs,
     full_precision,
+    is_dense,
     layout,
     ready,
     running,
@@ -145,7 +145,7 @@ def to_spectrum(images: Tensor) -> Tensor:
 
 
 def _unit(directions):
-    if not dense(directions) or directions.dim() != 2 or not len(directions) or directions.is_complex():
+    if not is_dense(directions) or directions.dim() != 2 or not len(directions) or directions.is_complex():
         raise ValueError(f"directions must have shape (n, C) with n ≥ 1, got {described(directions)}")
     length = directions.float().norm(dim=1)
     wrong = (~(torch.isfinite(length) & (length > 0))).nonzero().flatten().tolist()
