@@ -1,5 +1,5 @@
 """Non-negative matrix factorization of ReLU activations: how much a layer memorizes, where it looks, what it sees."""
 
-from .nmf import NMF, nmf
+from .solver import NMF, nmf
 
 __all__ = ["NMF", "nmf"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import factorization
 from .activations import capture, evaluation_mode, relu_layers, replaced, resumed, to_maps, to_matrix
-from .nmf import nmf
+from .solver import nmf
 
 METHODS = ("nmf", "pca", "kmeans", "random_ablation")
 _LEAST = 20  # samples of a class from which a report is made

@@ -11,7 +11,7 @@ from numbers import Integral
 import torch
 from sklearn.cluster import KMeans
 
-from .nmf import nmf
+from .solver import nmf
 
 
 @dataclass(frozen=True)

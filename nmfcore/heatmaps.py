@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from .activations import capture, to_matrix
-from .nmf import NMF, nmf
+from .solver import NMF, nmf
 
 Images = Tensor | Sequence[Tensor]
 Maps = Tensor | Sequence[Tensor]

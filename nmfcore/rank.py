@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import _rectangles
-from .nmf import nmf
+from .solver import nmf
 
 TOLERANCE = 1e-9  # ‖M − U V‖_F / ‖M‖_F up to which a factorization counts as exact
 _ENTRIES = 2 ** 20  # of M, at most

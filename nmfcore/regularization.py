@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .activations import to_maps, to_matrix
-from .nmf import _sweep
+from .solver import _sweep
 
 
 class NMFPerturbation(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .factorization import Factorization
-from .nmf import _sweep, nmf
+from .solver import _sweep, nmf
 
 
 class Split(nn.Module):

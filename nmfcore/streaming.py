@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .nmf import _sweep, nmf
 from .regularization import _coefficients
+from .solver import _sweep, nmf
 
 
 class StreamingNMF:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sklearn.decomposition import NMF as SklearnNMF
 
 from nmfcore import NMF, nmf
-from nmfcore.nmf import REASONS
+from nmfcore.solver import REASONS
 
 torch.set_num_threads(1)
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 SOLVERS = ["hals", "plain", "mu"]  # "plain": "hals" where nothing is compiled
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 10_000)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nmfcore import NMF, nmf
 
 torch.set_num_threads(1)
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 
 
 @pytest.fixture(params=["compiled", "plain"])
