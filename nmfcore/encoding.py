@@ -47,17 +47,27 @@ def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None 
     """
     _check_matrices("A", A)
     _check_matrices("V", V)
-    (N, M), K, one = A.shape[-2:], V.shape[-2], V.dim() == 2
-    if V.shape[-1] != M or not (one or V.shape[:-2] == A.shape[:-2]):
-        raise ValueError(f"V must have shape {(*A.shape[:-2], 'K', M)} or {('K', M)} for A of shape {tuple(A.shape)}, "
-                         f"got {tuple(V.shape)}")
+    K, M = V.shape[-2], A.shape[-1]
+    if V.shape[-1] != M or not (V.dim() == 2 or V.shape[:-2] == A.shape[:-2]):
+        batch = "".join(f"{length}, " for length in A.shape[:-2])
+        raise ValueError(f"V must have shape (K, {M}){f' or ({batch}K, {M})' if batch else ''} for A of shape "
+                         f"{tuple(A.shape)}, got {tuple(V.shape)}")
     dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
     tol = tol if tol is not None else 1e-5 if dtype == torch.float32 else 1e-10
     if not isinstance(tol, Real) or not tol > 0:
         raise ValueError(f"tol {tol!r} must be None or a number above 0")
     if chunk is not None and not solver._is_count(chunk):
         raise ValueError(f"chunk {chunk!r} must be None or an integer ≥ 1")
-    rows = chunk or max(1, _ROOM // (M + 4 * K))
+    with torch.autocast(A.device.type, enabled=False):
+        U, stuck = _encode(A, V, dtype, chunk or max(1, _ROOM // (M + 4 * K)), tol)
+    if stuck:
+        warnings.warn(f"{stuck} of {math.prod(A.shape[:-1])} rows did not reach tol={tol:g}: raise it, or pass A in "
+                      f"float64", RuntimeWarning, stacklevel=3)
+    return U.reshape(*A.shape[:-1], K)
+
+
+def _encode(A, V, dtype, rows, tol):
+    """U (B, N', K), and how many rows are not done."""
     solver._peaks(A, rows)
     if not (V >= 0).all() or not (V < math.inf).all():
         index = (~torch.isfinite(V) | (V < 0)).nonzero()[0].tolist()
@@ -65,11 +75,11 @@ def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None 
     V = V.to(A.device, dtype)
     if not (V < math.inf).all():
         raise ValueError(f"V has entries above {torch.finfo(dtype).max:.3g}; pass A in float64 too, or scale V down")
-    matrices = A.reshape(1, -1, M) if one else A.reshape(-1, N, M)
-    threads = torch.get_num_threads() if _compiled(A) else 1
+    N, M, K = *A.shape[-2:], V.shape[-2]
+    matrices = A.reshape(1, -1, M) if V.dim() == 2 else A.reshape(-1, N, M)
     U, stuck = A.new_zeros(*matrices.shape[:2], K, dtype=dtype), 0
-    with (torch.autocast(A.device.type, enabled=False),
-          ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool):
+    threads = torch.get_num_threads() if _compiled(A) else 1
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         for matrix, concepts, out in zip(matrices, V.reshape(-1, K, M), U, strict=True):
             concepts, size, length = _unit(concepts)
             G = concepts @ concepts.mT
@@ -79,10 +89,7 @@ def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None 
                 scale = (peak[:, None] / size).clamp(max=torch.finfo(dtype).max)
                 out[first:first + rows] = (X * (norm[:, None] / length) * scale).clamp(max=torch.finfo(dtype).max)
                 stuck += left
-    if stuck:
-        warnings.warn(f"{stuck} of {math.prod(A.shape[:-1])} rows did not reach tol={tol:g}: raise it, or pass A in "
-                      f"float64", RuntimeWarning, stacklevel=3)
-    return U.reshape(*A.shape[:-1], K)
+    return U, stuck
 
 
 def _check_matrices(name, X):

@@ -37,7 +37,7 @@ def by_scipy(A, V):
 
 def lengths(A, U, V):
     """‖a − u V‖ / ‖a‖ of every row, in float64."""
-    return (A.double() - U.double() @ V.double()).norm(dim=1) / A.double().norm(dim=1)
+    return (A.double() - U.double() @ V.double()).norm(dim=1) / A.double().norm(dim=1).clamp(min=1e-300)
 
 
 V6 = random(6, 30, seed=1)
@@ -64,7 +64,7 @@ def test_every_row_is_that_of_scipy(name):
     U = encode(A, V)
     assert U.dtype == torch.float64 and (U >= 0).all()
     expected = by_scipy(A, V)
-    scale = A.norm(dim=1, keepdim=True) / V.norm(dim=1)
+    scale = A.norm(dim=1, keepdim=True).clamp(min=1e-300) / V.norm(dim=1)
     torch.testing.assert_close(U / scale, expected / scale, rtol=0, atol=1e-6)
     assert (lengths(A, U, V) <= lengths(A, expected, V) + 1e-9).all()
 
@@ -167,13 +167,13 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(dtype):
     assert U.dtype == torch.float32 and torch.equal(U, expected)
 
 
-@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 3e38])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e37])
 def test_huge_and_tiny_entries(scale):
     A, V = random(20, 12, dtype=torch.float32), random(4, 12, seed=1, dtype=torch.float32)
     expected = encode(A, V)
     torch.testing.assert_close(encode(A * scale, V) / scale, expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(encode(A * scale, V * scale), expected, rtol=1e-3, atol=1e-3)
-    assert torch.isfinite(encode(A * 1e38, V * 1e-37)).all()
+    assert torch.isfinite(encode(A * 3e38, V * 1e-37)).all()
 
 
 def test_gradients_and_arguments_are_left_alone():
@@ -212,7 +212,7 @@ def with_entry(X, value):
     (torch.ones(0, 6), GOOD[1], r"A must have shape .* got \(0, 6\)"),
     (GOOD[0], torch.ones(0, 6), r"V must have shape .* got \(0, 6\)"),
     (GOOD[0], torch.ones(2, 5), r"V must have shape \(K, 6\) for A of shape \(4, 6\), got \(2, 5\)"),
-    (torch.ones(3, 4, 6), torch.ones(2, 2, 6), r"V must have shape \(3, K, 6\) or \(K, 6\) for A of shape \(3, 4, 6\)"),
+    (torch.ones(3, 4, 6), torch.ones(2, 2, 6), r"V must have shape \(K, 6\) or \(3, K, 6\) for A of shape \(3, 4, 6\)"),
     (with_entry(GOOD[0], -1), GOOD[1], r"A\[1, 3\] = -1.0 but every entry must be finite and ≥ 0"),
     (with_entry(GOOD[0], torch.nan), GOOD[1], r"A\[1, 3\] = nan"),
     (with_entry(GOOD[0], torch.inf), GOOD[1], r"A\[1, 3\] = inf"),
