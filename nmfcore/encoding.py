@@ -1,9 +1,9 @@
 """New rows in known concepts: non-negative least squares with V fixed.
 
-Each row is a problem of its own, min ½ uᵀG u − cᵀu over u ≥ 0 with G = V Vᵀ and c = V a, so that after two products only
-K numbers a row are worked on. Sweeps of coordinate descent (Franc, Hlaváč & Navara 2005), which are those of HALS, find
-which components a row uses, and a step of the active-set method (Lawson & Hanson 1974) solves for these exactly. Rows
-that are done drop out. Without that step, components that resemble each other would take thousands of sweeps.
+Each row is a problem of its own, min ½ uᵀG u − cᵀu over u ≥ 0 with G = V Vᵀ and c = V a, so that after two products
+only K numbers a row are worked on. Sweeps of coordinate descent (Franc, Hlaváč & Navara 2005), which are those of HALS,
+find which components a row uses, and a step of the active-set method (Lawson & Hanson 1974) solves for these exactly.
+Rows that are done drop out. Without that step, components that resemble each other would take thousands of sweeps.
 """
 
 import math
@@ -28,10 +28,10 @@ _RIDGE = {torch.float32: 1e-6, torch.float64: 1e-13}  # lets components be equal
 def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None = None) -> Tensor:
     """U (…, N, K) of min ‖A − U V‖_F over U ≥ 0, with V as it is.
 
-    A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, also under autocast, float64 stays
-        float64.
-    V: (…, K, M) non-negative, one for each matrix of A, or (K, M), one for all of them. Its rows may have any length and
-        depend on each other; where they do, U is not unique, but U V is.
+    A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, also under autocast, float64
+        stays float64.
+    V: (…, K, M) non-negative, one for each matrix of A, or (K, M), one for all of them. Its rows may have any length
+        and depend on each other; where they do, U is not unique, but U V is.
     chunk: rows worked on together; default: as many as hold 32 million entries. A stays where it is, for example in a
         memory-mapped file, in any floating type.
     tol: a row is done when exact steps in its components, each taken alone, would together move its approximation by at
@@ -75,7 +75,7 @@ def _encode(A, V, dtype, rows, tol):
     V = V.to(A.device, dtype)
     if not (V < math.inf).all():
         raise ValueError(f"V has entries above {torch.finfo(dtype).max:.3g}; pass A in float64 too, or scale V down")
-    N, M, K = *A.shape[-2:], V.shape[-2]
+    (N, M), K = A.shape[-2:], V.shape[-2]
     matrices = A.reshape(1, -1, M) if V.dim() == 2 else A.reshape(-1, N, M)
     U, stuck = A.new_zeros(*matrices.shape[:2], K, dtype=dtype), 0
     threads = torch.get_num_threads() if _compiled(A) else 1

@@ -1,4 +1,4 @@
-"""NMF as scikit-learn's estimators are used: in pipelines, in grid searches, on NumPy arrays, tables and CSR matrices."""
+"""NMF as scikit-learn's estimators are used: in pipelines and grid searches, on NumPy arrays, tables, CSR matrices."""
 
 from numbers import Integral
 from typing import Any

@@ -1,4 +1,4 @@
-"""Non-negative least squares against scipy, against every possible set of components, and against its own conditions."""
+"""Non-negative least squares against scipy, against every set of components, and against its own conditions."""
 
 import itertools
 import subprocess

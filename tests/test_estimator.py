@@ -1,7 +1,6 @@
 """The estimator: scikit-learn's own battery, and what it gives beside nmf and encode."""
 
 import numpy as np
-import pandas
 import pytest
 import torch
 from scipy.sparse import csr_matrix
@@ -62,6 +61,7 @@ def test_sparse_matrices_and_tables(X):
     sparse = NMF(3, random_state=0).fit(csr_matrix(X))
     np.testing.assert_array_equal(sparse.components_, expected.components_)
     np.testing.assert_array_equal(sparse.transform(csr_matrix(X)), expected.transform(X))
+    pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(X, columns=[f"column {i}" for i in range(12)])
     model = NMF(3, random_state=0).set_output(transform="pandas").fit(table)
     assert list(model.transform(table).columns) == list(model.get_feature_names_out()) == ["nmf0", "nmf1", "nmf2"]
@@ -75,8 +75,8 @@ def test_float32_stays_float32(X):
 
 
 def test_pipeline_and_grid_search(X):
-    search = GridSearchCV(make_pipeline(MinMaxScaler(clip=True), NMF(random_state=0)), {"nmf__n_components": [1, 2, 3]}, cv=3)
-    search.fit(X)
+    pipeline = make_pipeline(MinMaxScaler(clip=True), NMF(random_state=0))
+    search = GridSearchCV(pipeline, {"nmf__n_components": [1, 2, 3]}, cv=3).fit(X)
     assert search.best_params_ == {"nmf__n_components": 3} and 0.9 < search.best_score_ <= 1
     assert clone(search.best_estimator_).get_params()["nmf__n_components"] == 3
 
