@@ -59,7 +59,7 @@ timed = partial(common.timed, "cpu")
 @contextmanager
 def by_rank():
     """Within the block, seconds that `nmf` iterates on each (rank, matrix): K -> one number a matrix, in order."""
-    run, seconds = importlib.import_module("nmfcore.nmf")._Run, {}
+    run, seconds = importlib.import_module("nmfcore.solver")._Run, {}
     original = run._iterate
 
     def watched(self, problem, *arguments):

@@ -45,7 +45,7 @@ from .gate import (
     unwrapped,
     watched,
 )
-from .nmf import nmf
+from .solver import nmf
 
 METHODS = ("nmf", "pca", "kmeans", "random_ablation")
 _LEAST = 20  # samples of a class from which a report is made

@@ -13,7 +13,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from ._inputs import dense, isolated
-from .nmf import nmf
+from .solver import nmf
 
 
 @dataclass(frozen=True)

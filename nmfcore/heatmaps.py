@@ -24,8 +24,8 @@ from ._inputs import isolated
 from .activations import to_matrix
 from .feature_maps import Images, Maps, Preprocess, check_maps, feature_maps, image_set, mapped
 from .gate import LayerName, listed
-from .nmf import NMF, nmf
 from .photographs import changed_at
+from .solver import Factors, nmf
 
 _CHUNK = 2 ** 16  # rows of stored maps that are in memory at a time
 
@@ -35,7 +35,7 @@ class Heatmaps:
     """K heatmaps for each of n images, and the factorization they come from."""
 
     maps: Maps  # (n, K, h, w), or n × (K, h, w), in [0, 1] at the layer's resolution, normalized over the set
-    factors: NMF  # U (positions of all images in turn, K), V (K, C)
+    factors: Factors  # U (positions of all images in turn, K), V (K, C)
 
     def resized(self, size: Sequence) -> Maps:
         """The maps by bilinear interpolation, for overlay on images of height and width `size`: (n, K, *size).
@@ -102,7 +102,7 @@ def factorize(features, rank, *, seed: int = 0):
     results = []
     # Each rank from its own start: a hierarchy over ranks should come from the data.
     for found in nmf(A, ranks, warm=False, seed=seed, chunk=chunk):
-        factors = NMF(found.U[back.to(found.U.device)], found.V, found.error, found.iterations, found.status)
+        factors = Factors(found.U[back.to(found.U.device)], found.V, found.error, found.iterations, found.status)
         maps = _folded(factors.U, shapes)
         results.append(Heatmaps(normalized(torch.stack(maps) if isinstance(features, Tensor) else maps), factors))
     return results[0] if single else results

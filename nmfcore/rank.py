@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from . import _rectangles
 from ._inputs import is_sparse
-from .nmf import nmf
+from .solver import nmf
 
 TOLERANCE = 1e-9  # ‖M − U V‖_F / ‖M‖_F up to which a factorization counts as exact
 _ENTRIES = 2 ** 20  # of M, at most

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ._inputs import isolated
 from .activations import to_maps, to_matrix
 from .gate import Channelwise, Layout, check_counts
-from .nmf import _sweep
+from .solver import _sweep
 
 
 class NMFPerturbation(Channelwise):

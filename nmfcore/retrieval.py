@@ -24,8 +24,8 @@ from torch.nn.functional import conv2d, interpolate, normalize
 from ._inputs import isolated
 from .feature_maps import Maps, check_maps, of_one_shape
 from .gate import check_counts, described, ids, is_dense, listed
-from .nmf import nmf
 from .segmentation import Box, box
+from .solver import nmf
 
 METHODS = {"mac": "MAC", "rmac": "R-MAC", "crow": "CroW", "cam": "CAM", "nmf_v": "NMF V", "nmf_vu": "NMF V·U"}
 INSIDE = 0.75  # section 5.3.1: the share of a query's heatmap that has to lie in its box

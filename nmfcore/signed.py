@@ -6,7 +6,7 @@ from torch import Tensor
 from ._inputs import dense, isolated
 from .factorization import Factorization
 from .gate import Channelwise, check_counts, described, listed
-from .nmf import _sweep, nmf
+from .solver import _sweep, nmf
 
 
 class Split(Channelwise):

@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 
 from ._inputs import dense, isolated
 from .gate import check_counts, described
-from .nmf import _sweep, nmf
 from .regularization import _coefficients
+from .solver import _sweep, nmf
 
 
 class StreamingNMF:

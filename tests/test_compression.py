@@ -27,7 +27,7 @@ from nmfcore.compression import (
     separation,
 )
 from nmfcore.datasets import labeled_images
-from nmfcore.nmf import nmf
+from nmfcore.solver import nmf
 from nmfcore.training import train
 
 torch.set_num_threads(1)

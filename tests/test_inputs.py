@@ -23,7 +23,7 @@ from nmfcore.segmentation import single_maps
 from nmfcore.signed import semi_nmf
 from nmfcore.streaming import StreamingNMF
 
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 SOLVERS = ["hals", "plain", "mu"]  # "plain": "hals" where nothing is compiled
 
 

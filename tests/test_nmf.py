@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import NMF as SklearnNMF
 
-from nmfcore import NMF, nmf
-from nmfcore.nmf import REASONS
+from nmfcore import Factors, nmf
+from nmfcore.solver import REASONS
 
 torch.set_num_threads(1)
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 SOLVERS = ["hals", "plain", "mu"]  # "plain": "hals" where nothing is compiled
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -62,7 +62,7 @@ def relative(A, B):
 
 def check(result, A):
     """What holds for every factorization of one non-negative matrix."""
-    assert isinstance(result, NMF)
+    assert isinstance(result, Factors)
     for factor in (result.U, result.V):
         assert torch.isfinite(factor).all() and (factor >= 0).all()
         assert factor.dtype == (torch.float64 if A.dtype == torch.float64 else torch.float32)
@@ -449,7 +449,7 @@ def test_a_sequence_of_ranks_starts_each_from_the_one_below(path):
     assert [result.start for result in results] == ["rank 2", "random", "rank 11", "rank 2", "rank 1", "rank 4"]
     for result in results:
         for b in range(3):
-            check(NMF(result.U[b], result.V[b], result.error[b], result.iterations[b], result.status[b]), A[b])
+            check(Factors(result.U[b], result.V[b], result.error[b], result.iterations[b], result.status[b]), A[b])
     assert torch.equal(results[0].U, results[3].U)
     first = nmf(A, 1, seed=5, tol=1e-4)
     assert torch.equal(results[1].U, first.U) and torch.equal(results[1].V, first.V)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nmfcore import NMF, nmf
+from nmfcore import Factors, nmf
 
 torch.set_num_threads(1)
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 
 
 @pytest.fixture(params=["compiled", "plain"])
@@ -114,7 +114,7 @@ def test_the_error_of_a_close_start_comes_from_its_residual(dtype, digits, monke
 
 
 def slowly(A, U, V):
-    """What NMF.kkt states, one component at a time."""
+    """What Factors.kkt states, one component at a time."""
     A, U, V = (X.double().numpy() for X in (A, U, V))
     moved = 0.0
     residual = A - U @ V
@@ -130,7 +130,7 @@ def slowly(A, U, V):
 
 
 def as_result(U, V):
-    return NMF(U, V, *(torch.zeros(U.shape[:-2]) for _ in range(3)))
+    return Factors(U, V, *(torch.zeros(U.shape[:-2]) for _ in range(3)))
 
 
 def test_the_kkt_residual_is_what_it_says():

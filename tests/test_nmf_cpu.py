@@ -9,11 +9,11 @@ import scipy.sparse
 import torch
 
 from nmfcore import nmf
-from nmfcore.nmf import REASONS
+from nmfcore.solver import REASONS
 
 _cpu = pytest.importorskip("nmfcore._cpu", exc_type=ImportError)
 torch.set_num_threads(1)
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 LANES = 16
 RANKS = [1, 7, 8, 9, 15, 16, 17, 33, 70]
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from nmfcore import nmf
 
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 
 
 def random(*shape, seed=0, density=1.0, dtype=torch.float64):

@@ -12,7 +12,7 @@ import torch
 from nmfcore import nmf
 
 torch.set_num_threads(1)
-engine = sys.modules["nmfcore.nmf"]
+engine = sys.modules["nmfcore.solver"]
 needs_numba = pytest.mark.skipif(engine._cpu is None, reason="needs numba")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -31,7 +31,7 @@ PEAKS = PRELUDE + """
 N, M, K = 20_000, 512, 20
 for path in ("compiled", "plain"):
     if path == "plain":
-        sys.modules["nmfcore.nmf"]._cpu = None
+        sys.modules["nmfcore.solver"]._cpu = None
     for kind in ("sparse", "dense", "exact"):
         generator = torch.Generator().manual_seed(0)
         nmf(torch.rand(2000, 100, generator=generator), K, max_iter=2)

@@ -13,7 +13,6 @@ from scipy.ndimage import convolve
 from sklearn.decomposition import PCA
 
 from nmfcore import retrieval
-from nmfcore.nmf import nmf
 from nmfcore.retrieval import (
     METHODS,
     Index,
@@ -29,6 +28,7 @@ from nmfcore.retrieval import (
     rmac_regions,
     share_inside,
 )
+from nmfcore.solver import nmf
 
 PLAIN = [method for method in METHODS if method != "cam"]
 

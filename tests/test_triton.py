@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmfcore.nmf import _sweep
+from nmfcore.solver import _sweep
 
 triton = pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it as kernels are defined, hence a process

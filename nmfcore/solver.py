@@ -31,7 +31,7 @@ try:
 except (ImportError, RuntimeError):  # numba has no build for this Python or processor, or no place for its cache
     _cpu = None  # type: ignore[assignment]
 
-REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed by NMF.status
+REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed by Factors.status
 _BLOCK = 16  # components per matrix product inside a HALS sweep
 _EAGER = 50  # iterations on a GPU before one is captured as a graph
 _WINDOW = 10  # iterations between which progress is measured
@@ -44,7 +44,7 @@ _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-10}  # squared error below whic
 
 
 @dataclass(frozen=True)
-class NMF:
+class Factors:
     """A ≈ U V for one matrix or a batch; rows of V have unit ℓ2 norm, U carries the scale."""
 
     U: Tensor  # (…, N, K) ≥ 0, "where"
@@ -98,11 +98,11 @@ class NMF:
 @overload
 def nmf(A: Tensor, rank: int, *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ..., mask: Tensor | None = ...,
         warm: bool = ..., chunk: int | None = ..., group: dist.ProcessGroup | None = ..., max_iter: int | None = ...,
-        tol: float = ..., seed: int = ...) -> NMF: ...
+        tol: float = ..., seed: int = ...) -> Factors: ...
 @overload
 def nmf(A: Tensor, rank: Sequence[int], *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ...,
         mask: Tensor | None = ..., warm: bool = ..., chunk: int | None = ..., group: dist.ProcessGroup | None = ...,
-        max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> list[NMF]: ...
+        max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> list[Factors]: ...
 @isolated()
 def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "random", mask: Tensor | None = None,
         warm: bool = True, chunk: int | None = None, group: dist.ProcessGroup | None = None,
@@ -112,7 +112,7 @@ def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "r
     A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, float64 stays float64. It may be
         sparse, of any layout, or a SciPy sparse matrix; HALS on the CPU then works on the entries that are not zero, as
         long as these are few, and everything else makes it dense.
-    rank: K, or a sequence of ranks, which gives a list with one `NMF` per rank.
+    rank: K, or a sequence of ranks, which gives a list with one `Factors` per rank.
     solver: "hals", or "mu" for plain multiplicative updates.
     init: "random", or a pair U (…, N, K), V (…, K, M) to start from.
     mask: (…, N) bool, False for padding rows of ragged batches; they are left out and get U = 0.
@@ -258,7 +258,7 @@ class _Run:
         return U.mT, V
 
     def results(self, ranks):
-        """{K: NMF}, from the lowest rank to the highest."""
+        """{K: Factors}, from the lowest rank to the highest."""
         power = torch.frexp(self.peak.double()).exponent - 1
         # Far from 1, a power of two keeps products finite; it costs no rounding.
         self.scale = torch.exp2(torch.where((self.peak > 0) & (power.abs() > 20), power, 0).to(self.dtype))
@@ -284,8 +284,8 @@ class _Run:
         U *= self.scale[:, None, None]
         U.clamp_max_(torch.finfo(U.dtype).max)  # rounding at the very top
         shape = self.batch
-        return NMF(U.reshape(*shape, *U.shape[1:]), V.reshape(*shape, *V.shape[1:]), error.reshape(shape),
-                   iterations.reshape(shape), status.reshape(shape), start)
+        return Factors(U.reshape(*shape, *U.shape[1:]), V.reshape(*shape, *V.shape[1:]), error.reshape(shape),
+                       iterations.reshape(shape), status.reshape(shape), start)
 
     # --- processes of a group -------------------------------------------------------------------------------
 
