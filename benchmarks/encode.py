@@ -3,10 +3,11 @@
     python benchmarks/encode.py                         about a minute: 2000 × 512, three ranks
     python benchmarks/encode.py --rows 20000 --ranks 10 100 300
 
-V is learned by a short `nmf` on the matrix. One thread for all, medians over repeats, seconds of the processor;
-compilation happens before, untimed. scipy.optimize.nnls solves row by row, in float64; where there are many rows, a
-sample of them is timed. scikit-learn's NMF.transform stops by its own rule, at its default tolerance and at a tight one,
-and at its limit of iterations; so what each leaves above the best error is printed beside its time. Nothing is asserted.
+Data: activations as in benchmarks/nmf.py, and a matrix made up of dense parts that overlap, which are harder. V is
+learned by a short `nmf` on the matrix. One thread for all, medians over repeats, seconds of the processor; compilation
+happens before, untimed. scipy.optimize.nnls solves row by row, in float64; where there are many rows, a sample of them
+is timed. scikit-learn's NMF.transform stops by its own rule, at its default tolerance or a tight one, or at a limit of
+iterations; so what each leaves above the lowest error is printed beside its time. Nothing is asserted.
 """
 
 import argparse
