@@ -173,7 +173,7 @@ def _towards(X, rows, G, C):
     H.diagonal(dim1=1, dim2=2).add_(_RIDGE[G.dtype] + (1 - own))
     residual = torch.addmm(c, x, G, alpha=-1).gather(1, some) * own
     factor, failed = torch.linalg.cholesky_ex(H)
-    step = torch.cholesky_solve(residual[:, :, None], factor)[:, :, 0] * (failed == 0)[:, None]
+    step = torch.where(failed[:, None] == 0, torch.cholesky_solve(residual[:, :, None], factor)[:, :, 0], 0)
     step = torch.zeros_like(x).scatter_(1, some, step * own)
     reach = torch.where(x + step < 0, x / -step, 1)  # (R, K)
     first = reach.amin(1, keepdim=True)
