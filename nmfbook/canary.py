@@ -1,6 +1,6 @@
 """One tiny network, trained once, by which a change of the package is noticed that would move what the ledger holds.
 
-    python -m nmfbook.canary  # after MEASUREMENT has risen: write anew what measuring it gives
+    python -m nmfbook canary  # after MEASUREMENT has risen: write anew what measuring it gives
 """
 
 import json
@@ -15,7 +15,8 @@ from nmfcore.training import History
 
 from . import data, files
 from .experiments import memorizing_networks
-from .ledger import LEDGER, rounded
+from .ledger import LEDGER
+from .measuring import rounded
 
 JOB = memorizing_networks.Job(data="digits", width=1 / 16, p=0.4, seed=0, per_class=50, decay=0.98, precision="float32")
 WEIGHTS, EXPECTED = LEDGER / "canary.safetensors", LEDGER / "canary.json"
@@ -31,15 +32,12 @@ def measured() -> dict:
     return {"measurement": memorizing_networks.MEASUREMENT, **rounded(memorizing_networks.measure(JOB, trained))}
 
 
-def main() -> None:
-    """Train the network if there are no weights, and write what measuring it gives."""
+def renew() -> int:
+    """Train the network if there are no weights, and write what measuring it gives; returns an exit status."""
     if not WEIGHTS.exists():
         with tempfile.TemporaryDirectory() as folder:
             trained = memorizing_networks.train(JOB, Path(folder))
         LEDGER.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in trained.model.state_dict().items()}, WEIGHTS)
     files.save_text(json.dumps(measured(), separators=(",", ":")) + "\n", EXPECTED)
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -108,11 +108,11 @@ def judge(claim: Claim, entries: list) -> Judgment:
 
 def judge_all(ledger: Path | None = None) -> list[Judgment]:
     """Every claim of every experiment, judged on the ledger as it is now."""
-    from .ledger import EXPERIMENTS, LEDGER, entries, experiment
+    from .ledger import EXPERIMENTS, entries, experiment
 
     found = []
     for name in EXPERIMENTS:
-        measured = entries(name, ledger or LEDGER)
+        measured = entries(name, ledger)
         found += [judge(claim, measured) for claim in experiment(name).claims()]
     return found
 

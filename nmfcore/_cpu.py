@@ -20,6 +20,7 @@ LANES = 16
 _BLOCK = 8  # components relaxed together: their residuals stay in registers
 _CHUNK = 16  # tiles whose products are made together
 _SLICE = 4096  # rows of a dense A that are worked on together
+_ROOM = 2 ** 26  # entries of a sparse A that are made dense at a time, so that wide ones do not fill the memory
 _PIECE = 256  # rows of a residual that are made together, in float64
 _WIDTH = 8  # vectors of a row of a factor that stay in registers
 _MANY = 128  # components from which on A Vᵀ is no longer what takes the time
@@ -509,8 +510,9 @@ class Sparse:
 
     def slices(self):
         """The rows as they are, some at a time."""
-        for first in range(0, self.N, _SLICE):
-            pointers = self.indptr[first:min(first + _SLICE, self.N) + 1]
+        size = max(_PIECE, min(_SLICE, _ROOM // len(self.columns) // _PIECE * _PIECE))
+        for first in range(0, self.N, size):
+            pointers = self.indptr[first:min(first + size, self.N) + 1]
             A = np.zeros((len(pointers) - 1, len(self.columns)), self.values.dtype)
             entries = slice(pointers[0], pointers[-1])
             A[np.repeat(np.arange(len(A)), np.diff(pointers)), self.indices[entries]] = self.values[entries]
@@ -610,6 +612,17 @@ def survey_all(A, rank):
         count = indptr[-1]
         found.append(Sparse(N, indptr, indices[:count], values[:count], columns) if count >= 0 else None)
     return torch.from_numpy(peaks) if (peaks >= 0).all() and (peaks < math.inf).all() else None, found
+
+
+def sparse_form(X, rank):
+    """A SciPy CSR matrix, sorted and without zeros, as `Sparse`; None where `rank` makes a dense one faster."""
+    N, M = X.shape
+    if X.nnz > int((_DENSITY if rank <= _MANY else _DENSITY_MANY) * N * M):
+        return None
+    indptr, columns = np.full(-(-N // LANES) * LANES + 1, X.nnz, np.int64), np.zeros(M, X.dtype)
+    indptr[:N + 1] = X.indptr
+    columns[X.indices] = 1
+    return Sparse(N, indptr, X.indices.astype(np.int32, copy=False), X.data, columns)
 
 
 class Problem:

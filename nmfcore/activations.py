@@ -12,9 +12,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-
-class _Captured(Exception):
-    """Leaves the forward pass once every layer asked for has been seen."""
+from .gate import (
+    Captured,
+    LayerName,
+    check_channels,
+    check_counts,
+    find_layers,
+    first_outputs,
+    layout,
+    ready,
+    run,
+    running,
+    unwrapped,
+    watched,
+)
+from .gate import evaluation_mode as evaluation_mode
 
 
 def to_matrix(maps: Tensor) -> Tensor:
@@ -38,55 +50,44 @@ def to_maps(matrix: Tensor, shape: Sequence[int]) -> Tensor:
     return matrix.reshape(n, *sides, matrix.shape[1]).movedim(-1, 1)
 
 
-def capture(model: nn.Module, layers: str | Iterable[str], inputs: Tensor, *,
-            batch_size: int | None = None, gradient: bool = False) -> dict[str, Tensor]:
-    """Outputs of the named layers for a batch of inputs: dict layer -> tensor, on the inputs' device.
+def capture(model: nn.Module, layers: LayerName | Iterable[LayerName], inputs: Tensor, *, channels: str | None = None,
+            skip: int = 0, batch_size: int | None = None, gradient: bool = False) -> dict[LayerName, Tensor]:
+    """Outputs of layers for a batch of inputs: dict layer -> tensor, on the model's device.
 
-    The forward pass stops after the last of them. With `gradient`, what is returned can be differentiated with
-    respect to the inputs; otherwise no gradient is kept. `batch_size` splits the inputs. A module that runs several
-    times, as the ReLUs in torchvision's ResNets do, gives its first output. Raises ValueError for a name
-    the model does not have, a layer the forward pass never reaches or one whose output is not a tensor.
+    layers: by name, or as the module itself; they are the keys of the dict. inputs: (n, ...), converted to the type of
+    the model's parameters. channels: by default, what is returned is what the layer gives. With "last" for a layer of
+    (n, H, W, C), or "tokens" for one of (n, T, C), of which the first `skip` are left out, it is (n, C, H, W) or
+    (n, C, T).
+
+    The model is run in evaluation mode and left as it was. The forward pass stops after the last of the layers. With
+    `gradient`, what is returned can be differentiated with respect to the inputs; otherwise no gradient is kept.
+    `batch_size` splits the inputs. A module that runs several times, as the ReLUs in torchvision's ResNets do, gives
+    its first output. Raises ValueError for a layer the model does not have, one that the forward pass never reaches or
+    whose output is not a tensor, a layout that does not fit, and inputs that the model does not take.
     """
-    layers = [layers] if isinstance(layers, str) else list(layers)
-    found = {}
-
-    def keep(name):
-        def hook(module, args, output):
-            if not isinstance(output, torch.Tensor):
-                raise ValueError(f"layer {name!r} gives a {type(output).__name__}, not a tensor")
-            if name not in found:
-                found[name] = (output if gradient else output.detach()).clone()  # the next layer may work in place
-            if len(found) == len(layers):
-                raise _Captured
-        return hook
-
-    modules = _find(model, layers)
-    handles = [module.register_forward_hook(keep(name)) for name, module in zip(layers, modules, strict=True)]
+    model = unwrapped(model)
+    check_channels(channels, skip)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
+    wanted = find_layers(model, layers)
     parts = []
-    try:
-        with torch.set_grad_enabled(gradient):
-            for chunk in inputs.split(batch_size or len(inputs)):
-                found.clear()
-                try:
-                    model(chunk)
-                except _Captured:
-                    pass
-                missing = [name for name in layers if name not in found]
-                if missing:
-                    raise ValueError(f"the forward pass did not reach {', '.join(missing)}")
-                parts.append(dict(found))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: torch.cat([part[name] for part in parts]) for name in layers}
+    with running(model, gradient=gradient):
+        inputs = ready(model, inputs)
+        for chunk in inputs.split(batch_size or len(inputs)):
+            found = first_outputs(model, wanted, chunk)
+            if channels is not None:
+                found = {layer.name: layout(layer, found[layer.name], len(chunk), channels=channels, skip=skip,
+                                            evidence=()).channels_first(found[layer.name]) for layer in wanted}
+            parts.append(found)
+        return {layer.key: torch.cat([part[layer.name] for part in parts]) for layer in wanted}
 
 
 @contextmanager
-def replaced(model: nn.Module, replacements: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[nn.Module]:
-    """Within the block, the output of each named layer passes through a function: {layer: function of a tensor}."""
-    modules = _find(model, list(replacements))
-    handles = [module.register_forward_hook(lambda _module, _args, output, change=change: change(output))
-               for module, change in zip(modules, replacements.values(), strict=True)]
+def replaced(model: nn.Module, replacements: Mapping[LayerName, Callable[[Tensor], Tensor]]) -> Iterator[nn.Module]:
+    """Within the block, the output of each layer passes through a function: {layer: function of a tensor}."""
+    layers = find_layers(unwrapped(model), list(replacements))
+    handles = [layer.module.register_forward_hook(lambda _module, _args, output, change=change: change(output))
+               for layer, change in zip(layers, replacements.values(), strict=True)]
     try:
         yield model
     finally:
@@ -95,21 +96,22 @@ def replaced(model: nn.Module, replacements: Mapping[str, Callable[[Tensor], Ten
 
 
 @contextmanager
-def resumed(model: nn.Module, layers: Iterable[str], inputs: Tensor) -> Iterator[nn.Module]:
-    """Within the block, `model(inputs)` runs only from the first of the named layers on.
+def resumed(model: nn.Module, layers: Iterable[LayerName], inputs: Tensor) -> Iterator[list]:
+    """Within the block, `model(inputs)` runs only from the first of the layers on.
 
     What had finished before that layer in one pass at the beginning is not computed again: those modules give once
     more what they gave then. For these inputs alone, without gradients, and for a model that does the same in every
-    pass. Modules with hooks are run, as hooks may change what they give.
+    pass. Modules with hooks are run, as hooks may change what they give. What is not run again has left its `watched`
+    widths in the list.
     """
-    targets = _find(model, layers)
+    targets = {layer.module for layer in find_layers(model, layers)}
     inner = [module for module in model.modules() if module is not model]
     hooked = {module for module in inner if module._forward_hooks or module._forward_pre_hooks}
     finished: list[list[tuple[nn.Module, Tensor]]] = [[]]  # within each of the modules that are running
 
     def begin(module, _args):
         if module in targets:
-            raise _Captured
+            raise Captured
         finished.append([])
 
     def end(module, _args, output):
@@ -122,8 +124,9 @@ def resumed(model: nn.Module, layers: Iterable[str], inputs: Tensor) -> Iterator
                for handle in (module.register_forward_pre_hook(begin), module.register_forward_hook(end))]
     past: dict[nn.Module, list[Tensor]] = defaultdict(list)
     try:
-        model(inputs)
-    except _Captured:
+        with watched(model) as widths:
+            run(model, inputs)
+    except Captured:
         for module, output in (entry for level in finished for entry in level):
             past[module].append(output)
     finally:
@@ -144,7 +147,7 @@ def resumed(model: nn.Module, layers: Iterable[str], inputs: Tensor) -> Iterator
     try:
         for module in past:
             module.forward = again(module, module.forward)  # type: ignore[method-assign]
-        yield model
+        yield widths
     finally:
         handle.remove()
         for module, forward in own.items():
@@ -162,7 +165,33 @@ def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     negative ones came in or arose inside. Of modules that give the same tensor, the innermost counts; a ReLU that
     runs several times, as in torchvision's ResNets, is represented by the block around it.
     """
+    return [name for name, _, relu in _ends(unwrapped(model), inputs) if relu]
+
+
+def against_negatives(model: nn.Module, layer: str, inputs: Tensor, channels: str | None = None) -> str:
+    """What to do about negative outputs of a layer: the advice that belongs into the error."""
+    try:
+        ends = _ends(unwrapped(model), inputs)
+    except Exception:  # what comes behind the layer need not run
+        ends = []
+    at = next((i for i, (known, _, _) in enumerate(ends) if known == layer), len(ends))
+    following = next((known for known, shape, relu in ends[at:] if relu and shape == ends[at][1]), None)
+    if following:
+        return f"name the ReLU that follows it: {following!r} is the next layer that ends in one"
+    parent, _, name = layer.rpartition(".")
+    place = f"model.get_submodule({parent!r})" if parent else "model"
+    place += f"[{name}]" if name.isdigit() else f".{name}" if name else ""
+    halves = ", ".join(f"{kind}({'' if channels in (None, 'first') else repr(channels)})" for kind in ("Split", "Join"))
+    return ("name the ReLU that follows it; if there is none with a name, wrap the layer, "
+            f"{place} = nn.Sequential({place}, nn.ReLU()), which drops what is below zero and changes nothing where a "
+            f"ReLU comes next, and name {layer + '.1' if layer else '1'!r}; or, to keep what is below zero, put "
+            f"{halves} of nmfcore.signed in place of nn.ReLU()")
+
+
+def _ends(model, inputs):
+    """(name, shape of its output, whether it ends in a ReLU) of every module, in the order in which they end."""
     runs: Counter[str] = Counter()
+    order: dict[str, tuple[int, ...]] = {}  # name -> shape, in the order of the last runs
     signed: list[bool] = [False]  # whether negative entries were seen in each of the modules that are running
     given: list[tuple[str, tuple[int, int], bool]] = []  # name, what tensor in which version, whether a ReLU was near
     kept = []  # alive, so that no two tensors have the same id
@@ -176,6 +205,8 @@ def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     def end(name):
         def hook(_module, _args, output):
             runs[name] += 1
+            order.pop(name, None)
+            order[name] = tuple(getattr(output, "shape", ()))
             inside = signed.pop()
             signed[-1] |= inside or negative(output)
             if isinstance(output, Tensor) and output.is_floating_point() and not negative(output):
@@ -187,8 +218,8 @@ def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     handles = [handle for name, module in model.named_modules() if name
                for handle in (module.register_forward_pre_hook(begin), module.register_forward_hook(end(name)))]
     try:
-        with torch.no_grad(), evaluation_mode(model):
-            model(inputs)
+        with running(model):
+            run(model, ready(model, inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -196,19 +227,8 @@ def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     for name, tensor, _ in given:
         if runs[name] == 1:
             first.setdefault(tensor, name)
-    return [name for name, tensor, found in given if found and first.get(tensor) == name]
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the block, every module is in evaluation mode; then each gets back the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    relus = {name for name, tensor, found in given if found and first.get(tensor) == name}
+    return [(name, shape, name in relus) for name, shape in order.items()]
 
 
 @contextmanager
@@ -227,12 +247,3 @@ def reflection_padding(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module in changed:
             module.padding_mode = "zeros"
-
-
-def _find(model, names):
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in modules:
-            close = [known for known in modules if known and known.split(".")[0] == name.split(".")[0]]
-            raise ValueError(f"the model has no layer {name!r}; it has {', '.join(close or [k for k in modules if k])}")
-    return [modules[name] for name in names]

@@ -120,7 +120,7 @@ def crops(name: str) -> Crops:
         raise ValueError(f"no embedded photograph {name!r}; there are {', '.join(PHOTOGRAPHS)}")
     picture = torch.from_numpy(PHOTOGRAPHS[name]().copy()).permute(2, 0, 1) / 255
     H, W = picture.shape[1:]
-    noted = json.loads((DATA / "annotations" / "embedded.json").read_text(encoding="utf-8"))["images"]
+    noted = json.loads(_annotations("embedded.json").read_text(encoding="utf-8"))["images"]
     entry = next((entry for entry in noted if entry["file"] == name), dict(parts=(), polygons=()))
     drawn = torch.from_numpy(_drawn(entry["polygons"], entry["parts"], (H, W)))
     pictures: list[Tensor] = []
@@ -156,7 +156,7 @@ def parts(name: str) -> MaskedSet:
     `image_sets/icoseg/<set>` or `icoseg/images/<set>`. Raises ValueError also for a photograph that is not the one
     the polygons were drawn on.
     """
-    file = DATA / "annotations" / f"{name}.json"
+    file = _annotations(f"{name}.json")
     if not file.is_file():
         known = sorted(path.stem for path in file.parent.glob("*.json"))
         raise ValueError(f"no parts of {name!r} in {file.parent}; there are {', '.join(known)}")
@@ -221,7 +221,7 @@ def landmark_queries() -> tuple[dict[str, Path], list[Query], dict[str, dict[str
     its box was drawn on.
     """
     folder = _data() / "monuments"
-    noted = json.loads((DATA / "annotations" / "landmarks.json").read_text(encoding="utf-8"))["landmarks"]
+    noted = json.loads(_annotations("landmarks.json").read_text(encoding="utf-8"))["landmarks"]
     files: dict[str, Path] = {}
     queries: list[Query] = []
     boxes: dict[str, dict[str, Box]] = {}
@@ -330,6 +330,14 @@ def _drawn(polygons, parts, size):
     for polygon in polygons:
         front[skimage.draw.polygon2mask(size, np.array(polygon["points"])[:, ::-1])] = parts.index(polygon["part"])
     return front == np.arange(len(parts))[:, None, None]
+
+
+def _annotations(name):
+    """A file of `data/annotations/`, which is part of the repository."""
+    if not DATA.is_dir():
+        raise FileNotFoundError(f"data/annotations/{name} comes with the repository, not with the installed package; "
+                                "clone it and install it from there with pip install -e .")
+    return DATA / "annotations" / name
 
 
 def _data():

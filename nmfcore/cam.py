@@ -7,91 +7,136 @@ part of their sum; the maps are not normalized.
 from collections.abc import Sequence
 from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .activations import evaluation_mode
-from .heatmaps import Images, Maps, batches, feature_maps, of_one_shape
+from .feature_maps import (
+    Images,
+    Maps,
+    Preprocess,
+    batches,
+    check_maps,
+    feature_maps,
+    image_set,
+    naming_images,
+    of_one_shape,
+)
+from .gate import (
+    LayerName,
+    Output,
+    check_channels,
+    check_counts,
+    check_finite,
+    check_labels,
+    find_layer,
+    full_precision,
+    indices,
+    layout,
+    logits,
+    ready,
+    run,
+    running,
+    unwrapped,
+    watched,
+)
 
 
-def cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer: str, classifier: str,
-        batch_size: int = 16) -> Maps:
+@full_precision()
+def cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer: LayerName, classifier: LayerName,
+        channels: str | None = None, skip: int = 0, preprocess: Preprocess = None, batch_size: int = 16) -> Maps:
     """Maps (n, 1, h, w), or n × (1, h, w), ≥ 0, for a network that ends in global average pooling.
 
-    images: a set as in `nmfcore.heatmaps`, normalized. classes: one for all images, or one per image.
+    images, channels, skip, preprocess: as for `feature_maps`. classes: one for all images, or one per image.
     layer: the last feature maps. classifier: the `nn.Linear` or 1 × 1 `nn.Conv2d` behind them, whose row c weighs
     their channels for class c: "layer4" and "fc" of a ResNet, "features" and "classifier.1" of a SqueezeNet. Its bias
-    is the same everywhere and left out.
+    is the same everywhere and left out. Both by name, or as the module itself.
 
     Raises ValueError for a classifier that does not fit the layer, a class it does not have, and as `feature_maps`.
     """
-    weight = getattr(model.get_submodule(classifier), "weight", None)  # (classes, C) or (classes, C, 1, 1)
-    features = feature_maps(model, images, layer=layer, batch_size=batch_size)
+    network = unwrapped(model)
+    module = find_layer(network, classifier).module
+    weight = getattr(module, "weight", None)  # (classes, C) or (classes, C, 1, 1)
+    features = feature_maps(model, images, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
+                            batch_size=batch_size)
     C = features[0].shape[0]
-    if weight is None or weight[0].numel() != C or weight.shape[1] != C:
+    if not isinstance(weight, Tensor) or weight.dim() < 2 or weight[0].numel() != C or weight.shape[1] != C:
         shape = None if weight is None else tuple(weight.shape)
         raise ValueError(f"classifier {classifier!r} with weights {shape} does not weigh the {C} channels of "
                          f"{layer!r}; name the linear layer or 1 × 1 convolution that does, or use grad_cam")
-    wanted = _one_per_image(classes, len(images), len(weight))
-    maps = [torch.einsum("chw,c->hw", each, weight[c].detach().flatten())[None].relu()
+    wanted = _one_per_image(classes, len(features), len(weight))
+    maps = [torch.einsum("chw,c->hw", each, weight[c].detach().flatten().to(each))[None].relu()
             for each, c in zip(features, wanted, strict=True)]
     return torch.stack(maps) if isinstance(features, Tensor) else maps
 
 
-def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | None = None, *, layer: str,
+def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | None = None, *, layer: LayerName,
+             channels: str | None = None, skip: int = 0, output: Output = None, preprocess: Preprocess = None,
              batch_size: int = 16) -> Maps:
     """Maps (n, 1, h, w), or n × (1, h, w), ≥ 0, for any classifier whose output is (n, classes), before softmax.
 
     Channels of `layer` are weighed by the mean over positions of the derivative of the image's class score. The model
-    is run in evaluation mode and left as it was. images, classes: as for `cam`; without classes, each image's is the
-    one that the model scores highest.
+    is run in evaluation mode and left as it was. images, channels, skip, preprocess: as for `feature_maps`; output: as
+    for `accuracy_curve`; classes: as for `cam`; without classes, each image's is the one that the model scores highest.
+    A module that runs several times is taken at its first.
 
     Raises ValueError for a layer that does not give feature maps (n, C, h, w) or on which the scores do not depend,
     for a class the model does not have, and for a model that gives no scores of classes.
     """
-    module = dict(model.named_modules()).get(layer)
-    if module is None:
-        raise ValueError(f"the model has no layer {layer!r}")
-    device = next((parameter.device for parameter in model.parameters()), None)
+    model, images = unwrapped(model), image_set(images, preprocess)
+    check_channels(channels, skip)
+    wanted = find_layer(model, layer)
     seen: list[Tensor] = []
+    shown: list = []  # what the modules said about channels up to the layer
 
-    def watch(_module, _args, output):
-        if seen:  # a module that runs several times is taken at its first
-            return output
-        seen.append(output.detach().requires_grad_())
+    def watch(_module, _args, given):
+        if seen:
+            if wanted.alias:
+                raise ValueError(f"layer {wanted.name!r} is a module that stands in several places and runs more than "
+                                 "once; give each place a module of its own")
+            return given
+        if not isinstance(given, Tensor):
+            raise ValueError(f"layer {wanted.name!r} gives a {type(given).__name__}, not a tensor; name a module "
+                             "inside it that does")
+        shown[:] = widths
+        seen.append(given.detach().requires_grad_())
         return seen[0].clone()  # the next layer may work in place
 
     found: dict[int, Tensor] = {}
     sizes = set()
-    handle = module.register_forward_hook(watch)
-    try:
-        with torch.enable_grad(), evaluation_mode(model):
-            for places, batch in batches(images, batch_size):
-                seen.clear()
-                scores = model(batch.to(device))
-                if not seen or seen[0].dim() != 4:
-                    raise ValueError(f"layer {layer!r} gives {tuple(seen[0].shape) if seen else 'nothing'}, "
-                                     f"not feature maps (n, C, H, W)")
-                if scores.dim() != 2:
-                    raise ValueError(f"the model gives {tuple(scores.shape)}, not scores (n, classes); Grad-CAM needs "
-                                     f"a classifier")
-                if classes is None:
-                    chosen = scores.argmax(1, keepdim=True)
-                else:
-                    wanted = _one_per_image(classes, len(images), scores.shape[1])
-                    chosen = torch.tensor([[wanted[i]] for i in places], device=scores.device)
-                maps = _class_maps(scores, seen[0], chosen)
-                if maps is None:
-                    raise ValueError(f"the scores do not depend on layer {layer!r}")
-                found.update(zip(places, maps, strict=True))
-                sizes.add(batch.shape[1:])
-    finally:
-        handle.remove()
+    for places, batch in batches(images, batch_size):
+        seen.clear()
+        with running(model, gradient=True), watched(model) as widths:
+            handle = wanted.module.register_forward_hook(watch)
+            try:
+                batch = ready(model, batch, f"images {places[0]} and following")
+                with naming_images(model, wanted, places, batch):
+                    given = run(model, batch)
+            finally:
+                handle.remove()
+            if not seen:
+                raise ValueError(f"layer {wanted.name!r} gives nothing, not feature maps (n, C, H, W): the forward "
+                                 "pass does not reach it")
+            where = layout(wanted, seen[0], len(batch), channels=channels, skip=skip, evidence=shown)
+            where.grid(seen[0], batch.shape[2:], wanted.name)
+            scores = check_finite(logits(given, len(batch), output=output))
+            if classes is None:
+                chosen = scores.argmax(1, keepdim=True)
+            else:
+                of_all = _one_per_image(classes, len(images), scores.shape[1])
+                chosen = torch.tensor([[of_all[i]] for i in places], device=scores.device)
+            maps = _class_maps(scores, seen[0], chosen,
+                               lambda given, size=batch.shape[2:], at=where: at.grid(given, size, wanted.name))
+        if maps is None:
+            raise ValueError(f"the scores do not depend on layer {wanted.name!r}")
+        found.update(zip(places, maps, strict=True))
+        sizes.add(batch.shape[1:])
     ordered = [found[i] for i in range(len(found))]
     return torch.stack(ordered) if len(sizes) == 1 else ordered
 
 
-def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, batch_size: int = 8) -> list[Tensor]:
+def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, output: Output = None,
+                       batch_size: int = 8) -> list[Tensor]:
     """Grad-CAM of the classes that a network itself predicts, from feature maps that are there already.
 
     tail: what follows those maps in the network, up to scores (n, classes) before softmax; run in evaluation mode.
@@ -100,16 +145,20 @@ def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, batch_size:
 
     Raises ValueError for fewer classes than `top`, and scores that do not depend on the maps.
     """
-    device = next((parameter.device for parameter in tail.parameters()), None)
+    check_maps(features)
+    check_counts(batch_size=batch_size)
+    if isinstance(top, bool) or not isinstance(top, Integral):
+        raise ValueError(f"top={top!r} must be a number of classes")
+    tail = unwrapped(tail)
     found: list[Tensor] = [torch.empty(0)] * len(features)
-    with torch.enable_grad(), evaluation_mode(tail):
+    with running(tail, gradient=True):
         for places in of_one_shape(features, batch_size):
-            batch = torch.stack([features[i] for i in places]).to(device).requires_grad_()
-            scores = tail(batch.clone())  # the tail may begin in place
-            if scores.dim() != 2 or not 1 <= top <= scores.shape[1]:
-                raise ValueError(f"top={top} classes of scores of shape {tuple(scores.shape)}; the tail must give "
-                                 f"(n, classes), and top be from 1 to their number")
-            maps = _class_maps(scores, batch, scores.topk(top).indices)
+            batch = ready(tail, torch.stack([features[i] for i in places]), "features").detach().requires_grad_()
+            scores = logits(run(tail, batch.clone()), len(batch), output=output)  # the tail may begin in place
+            if not 1 <= top <= scores.shape[1]:
+                raise ValueError(f"top={top} classes of scores of shape {tuple(scores.shape)}; top must be from 1 to "
+                                 "their number")
+            maps = _class_maps(check_finite(scores), batch, scores.topk(top).indices)
             if maps is None:
                 raise ValueError("the scores do not depend on the feature maps")
             for i, each in zip(places, maps, strict=True):
@@ -117,9 +166,9 @@ def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, batch_size:
     return found
 
 
-def _class_maps(scores, features, classes):
+def _class_maps(scores, features, classes, grid=lambda maps: maps):
     """(b, k, h, w) ≥ 0: maps (b, C, h, w) weighed by the mean derivative of the scores of classes (b, k), or None if
-    there is none."""
+    there is none. grid: what makes such maps of `features` and their derivative."""
     if not scores.requires_grad:
         return None
     maps = []
@@ -127,12 +176,19 @@ def _class_maps(scores, features, classes):
         slope, = torch.autograd.grad(chosen, features, retain_graph=True, allow_unused=True)
         if slope is None:
             return None
-        maps.append(torch.einsum("bc,bchw->bhw", slope.mean((2, 3)), features.detach()).relu())
+        slope, active = grid(slope), grid(features.detach())
+        kind = torch.promote_types(slope.dtype, torch.float32)
+        maps.append(torch.einsum("bc,bchw->bhw", slope.to(kind).mean((2, 3)), active.to(kind)).relu())
     return torch.stack(maps, dim=1)
 
 
 def _one_per_image(classes, n, known):
-    wanted = [int(classes)] * n if isinstance(classes, Integral) else [int(c) for c in classes]
-    if len(wanted) != n or not all(0 <= c < known for c in wanted):
-        raise ValueError(f"classes {classes} must be one index, or one for each of {n} images, from 0 to {known - 1}")
-    return wanted
+    try:
+        wanted = indices([classes] * n if isinstance(classes, Integral | np.bool_) else classes, "classes")
+        if len(wanted) != n:
+            raise ValueError(f"there are {len(wanted)} classes")
+        check_labels(wanted, known)
+    except ValueError as error:
+        raise ValueError(f"classes {classes} must be one index, or one for each of {n} images, from 0 to {known - 1}: "
+                         f"{error}") from error
+    return wanted.tolist()

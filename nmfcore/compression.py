@@ -7,10 +7,12 @@
 Thesis section 3.5; Collins, Bigdeli & Süsstrunk 2019. Works on any classifier, by layer name.
 """
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -19,11 +21,44 @@ from scipy import stats
 from torch import Tensor, nn
 
 from . import factorization
-from .activations import capture, evaluation_mode, relu_layers, replaced, resumed, to_maps, to_matrix
+from ._optional import needed_by
+from .activations import against_negatives, relu_layers, replaced, resumed, to_maps, to_matrix
+from .gate import (
+    Layer,
+    LayerName,
+    Layout,
+    Output,
+    check_channels,
+    check_counts,
+    check_finite,
+    check_labels,
+    described,
+    find_layers,
+    first_outputs,
+    indices,
+    is_dense,
+    layout,
+    logits,
+    ready,
+    run,
+    running,
+    unwrapped,
+    watched,
+)
 from .solver import nmf
 
 METHODS = ("nmf", "pca", "kmeans", "random_ablation")
 _LEAST = 20  # samples of a class from which a report is made
+_MEMORY = 2 ** 31  # bytes that the outputs of all layers may take, where batch_size is not given
+_SMALL = _MEMORY // 256  # of inputs, which layers will not blow up to that
+
+
+class _Negative(ValueError):
+    """Negative activations where NMF was asked for."""
+
+    def __init__(self, message, layer):
+        super().__init__(message)
+        self.layer = layer
 
 
 @dataclass(frozen=True)
@@ -73,36 +108,55 @@ def powers_of_two(width: int) -> list[int]:
 
 def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tensor]:
     """Indices of one batch per class, `size` samples drawn without replacement; all of a class that has fewer."""
+    labels = _counted(labels, size)
     generator = torch.Generator().manual_seed(seed)
-    of_class = [(labels.cpu() == c).nonzero()[:, 0] for c in labels.unique().tolist()]
+    of_class = [(labels == c).nonzero()[:, 0] for c in labels.unique().tolist()]
     return [indices[torch.randperm(len(indices), generator=generator)[:size]] for indices in of_class]
 
 
 def mixed_batches(labels: Tensor, size: int = 50, *, count: int = 10, seed: int = 0) -> list[Tensor]:
     """Indices of `count` batches, each of `size` samples of any class, drawn without replacement."""
+    labels = _counted(labels, size)
+    check_counts(count=count)
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(len(labels), generator=generator)[:size] for _ in range(count)]
 
 
-def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor | Sequence[Tensor],
+def _counted(labels, size):
+    labels = indices(labels).cpu()
+    check_counts(size=size)
+    if not len(labels):
+        raise ValueError("there are no labels: expected at least 1")
+    return labels
+
+
+def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], inputs: Tensor | Sequence[Tensor],
                    labels: Tensor | Sequence[Tensor], *, ranks: Sequence[int] | None = None, method: str = "nmf",
-                   ablate: bool = False, tol: float = 1e-3, seed: int = 0) -> Curve:
+                   ablate: bool = False, channels: str | None = None, skip: int = 0, output: Output = None,
+                   batch_size: int | None = None, tol: float = 1e-3, seed: int = 0) -> Curve:
     """Compress layers to each of `ranks` and run the rest of the network on the result (thesis eq. 3.21).
 
     Args:
         model: gives (n, classes) logits. It is run in evaluation mode and left as it was.
-        layers: name of a layer as in `model.named_modules()`, or several, which are compressed one after another in
-            one forward pass, all to the same rank. NMF takes layers whose output is non-negative.
-        inputs, labels: a batch (n, ...), (n,) int64, or a sequence of batches. Each batch is factorized by itself.
+        layers: a layer, by name or as the module itself, or several, which are compressed one after another in one
+            forward pass, all to the same rank. NMF takes layers whose output is non-negative.
+        inputs, labels: a batch (n, ...), (n,) integers from 0 to classes - 1, or a sequence of batches. Each batch is
+            factorized by itself.
         ranks: default: each half as large again as the one before, in steps of at most 20. 0, where nothing is left,
             the rank from which the approximation is exact, and the layer's width are always added.
         method: "nmf", "pca" (not centred), "kmeans" (one start), "random_ablation" (keeps K channels, drawn for each
             batch and layer; the channels kept at a rank are kept at all higher ones).
         ablate: pass on what the approximation leaves, A − Ã, instead of Ã.
+        channels: "first" where the layers give (n, C, ...), "last" for (n, ..., C), "tokens" for (n, T, C); asked for
+            where `gate.layout` is in doubt.
+        skip: of tokens, so many at the beginning (class token, registers) are left as they are.
+        output: where the logits are in what the model gives, if `gate.logits` does not find them.
+        batch_size: samples that go through the model at a time, as far as whole batches allow. Default: all, where
+            the outputs of all layers up to the last of `layers` fit into 2 GB, else as many as do.
         tol: of `nmf`. Ten times its default: accuracy hardly depends on the last digits of the error.
 
     Returns:
-        `Curve`, on the CPU.
+        `Curve`, on the CPU. A sample without finite logits, as a network may give at low ranks, is not right.
 
     At the first layer all ranks of all batches are one call of `nmf`; behind it the batches of each rank are, as what
     arrives there depends on the rank. Activations (n, C, H, W) become matrices (n·H·W, C). What comes before the first
@@ -110,23 +164,104 @@ def accuracy_curve(model: nn.Module, layers: str | Sequence[str], inputs: Tensor
 
     Raises ValueError for a layer that the model does not have, that is not reached, runs more than once (name the
     block around it) or whose output cannot be a matrix, for negative activations with NMF, for ranks outside 0..width,
-    and for batches that do not fit together.
+    for batches that do not fit together, labels that no logit has, a single logit and logits that are not finite.
     """
-    names = [layers] if isinstance(layers, str) else list(layers)
-    if method not in METHODS:
+    model = unwrapped(model)
+    check_channels(channels, skip)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
+    wanted = find_layers(model, layers)
+    names = [layer.name for layer in wanted]
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if not all(names) or not names or len({*names}) < len(names):
+    if not all(names) or not names or len({layer.module for layer in wanted}) < len(names):
         raise ValueError(f"layers={names}: expected one or more, each once")
-    batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    targets = [labels] if isinstance(labels, Tensor) else list(labels)
+    batches, targets = _batches(inputs, labels)
     sizes = [len(batch) for batch in batches]
-    if not sizes or 0 in sizes or sizes != [len(target) for target in targets]:
-        raise ValueError(f"batches of {sizes} inputs and {[len(target) for target in targets]} labels: expected as "
-                         "many labels as inputs, at least one in each batch")
-    stacked = torch.cat(batches)
-    with torch.no_grad(), evaluation_mode(model), resumed(model, names, stacked):
-        experiment = _Experiment(model, names, stacked, torch.cat(targets), sizes, method, ablate, tol, seed)
-        return experiment.curve(ranks)
+    with running(model):
+        groups = _groups(model, wanted, batches, batch_size)
+        curves = []
+        for group in groups:
+            stacked = ready(model, torch.cat([batches[i] for i in group]))
+            experiment = _Experiment(model, wanted, stacked, torch.cat([targets[i] for i in group]),
+                                     [sizes[i] for i in group], max(sizes), group[0], method, ablate, channels, skip,
+                                     output, tol, seed)
+            try:
+                with resumed(model, names, stacked) as widths:
+                    curves.append(experiment.curve(ranks, widths))
+            except _Negative as error:
+                advice = against_negatives(model, error.layer, batches[0][:2], channels)
+                raise ValueError(f"{error}; {advice}") from error
+    if len(curves) == 1:
+        return curves[0]
+    return Curve(curves[0].ranks, torch.cat([curve.accuracy for curve in curves]),
+                 torch.cat([curve.error for curve in curves], 1), torch.cat([curve.norm for curve in curves], 1),
+                 torch.cat([curve.baseline for curve in curves]), curves[0].limit,
+                 sum(curve.unconverged for curve in curves))
+
+
+def _batches(inputs, labels):
+    """Lists of batches (n, ...) and of labels (n,) int64 that fit together."""
+    single = isinstance(inputs, Tensor)
+    try:
+        batches, targets = ([inputs], [labels]) if single else (list(inputs), list(labels))
+    except TypeError as error:
+        raise ValueError(f"inputs are {described(inputs)} and labels {described(labels)}; expected tensors, or "
+                         "sequences of them") from error
+    if not single and isinstance(labels, Tensor):
+        targets = [labels]
+    if single and isinstance(labels, list | tuple) and len(labels) == 1 and isinstance(labels[0], Tensor) \
+            and labels[0].dim() == 1:
+        targets = list(labels)
+    for i, batch in enumerate(batches):
+        if not is_dense(batch) or batch.dim() == 0:
+            raise ValueError(f"batch {i} of the inputs is {described(batch)}; pass a tensor (n, ...), or a sequence "
+                             "of them")
+    targets = [indices(target) for target in targets]
+    sizes, counts = ([len(batch) for batch in part] for part in (batches, targets))
+    if not sizes or 0 in sizes or sizes != counts:
+        raise ValueError(f"batches of {sizes} inputs and {counts} labels: expected as many labels as inputs, at least "
+                         "one in each batch")
+    kinds = {(batch.shape[1:], batch.dtype, batch.device) for batch in batches}
+    if len(kinds) > 1:
+        said = " and ".join(sorted({f"{described(batch)} on {batch.device}" for batch in batches})[:3])
+        raise ValueError(f"batches differ: {said}; expected one shape, type and device for all samples")
+    return batches, targets
+
+
+def _groups(model, layers, batches, batch_size):
+    """Places of batches, in groups that go through the model at a time."""
+    most = batch_size or sum(map(len, batches))
+    if batch_size is None and len(batches) > 1 and sum(batch.nbytes for batch in batches) > _SMALL:
+        most = _MEMORY // _bytes(model, layers, ready(model, batches[0][:1]))
+    groups: list[list[int]] = [[]]
+    for i, batch in enumerate(batches):
+        if groups[-1] and sum(len(batches[j]) for j in groups[-1]) + len(batch) > most:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def _bytes(model, layers, sample):
+    """What the outputs of all modules up to the last of the layers take."""
+    taken = [sample.nbytes]
+    handles = [module.register_forward_hook(lambda _module, _args, given: taken.append(getattr(given, "nbytes", 0)))
+               for module in model.modules() if not any(module.children())]
+    try:
+        first_outputs(model, layers, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(taken)
+
+
+def widths(model: nn.Module, layers: Sequence[Layer], sample: Tensor, channels: str | None, skip: int) -> list[int]:
+    """Channels or units of layers, from one sample (1, ...)."""
+    evidence: dict = {}
+    with running(model):
+        outputs = first_outputs(model, layers, ready(model, sample), evidence=evidence)
+    return [layout(layer, outputs[layer.name], 1, channels=channels, skip=skip, evidence=evidence[layer.name])
+            .channels_first(outputs[layer.name]).shape[1] for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -211,7 +346,8 @@ class Report:
 
     def plot(self):
         """Figure: accuracy against rank in each layer, and AuC of each layer, with a dot for each class."""
-        import matplotlib.pyplot as plt
+        with needed_by("Report.plot"):
+            import matplotlib.pyplot as plt
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         for place, (name, curve) in enumerate(self.curves.items()):
@@ -229,17 +365,20 @@ class Report:
         return figure
 
 
-def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[str] | None = None, classes: int = 10,
-                        samples: int = 50, seed: int = 0) -> Report:
+def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[LayerName] | None = None,
+                        classes: int = 10, samples: int = 50, channels: str | None = None, skip: int = 0,
+                        output: Output = None, batch_size: int | None = None, seed: int = 0) -> Report:
     """Compress the layers of a trained classifier one by one, on batches of a single class of its training samples.
 
     Args:
         model: gives (n, classes) logits. Run on its own device in evaluation mode, and left as it was.
         loader: of the training set, with the labels that the model was trained on: an iterable of (inputs, labels), as
-            a `torch.utils.data.DataLoader` is. It is read until there are enough samples.
-        layers: names of layers with non-negative output. Default: all of `relu_layers`.
+            a `torch.utils.data.DataLoader` is, or of (input, label), as a `Dataset` is. It is read until there are
+            enough samples, which must have one size.
+        layers: layers with non-negative output, by name or as modules. Default: all of `relu_layers`.
         classes: how many, the first that the loader gives.
         samples: of each class, at most; 20 at least.
+        channels, skip, output, batch_size: as for `accuracy_curve`.
 
     Ranks are powers of 2, so that a ResNet-18 at 32 × 32 pixels takes less than a minute on a CPU. See thesis sections
     3.5.2 and 3.5.3 for what AuC has to do with memorization, and the summary (`print(report)`) for what it can tell.
@@ -247,37 +386,31 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
     Raises ValueError for a loader without labels, for fewer than two classes with enough samples, for a model without
     ReLUs, and for layers that `accuracy_curve` cannot compress.
     """
+    model = unwrapped(model)
+    check_channels(channels, skip)
     found = _samples_by_class(loader, classes, samples)
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    inputs = [torch.stack(batch).to(device) for batch in found.values()]
-    labels = [torch.full((len(batch),), label, device=device) for label, batch in found.items()]
+    inputs = [torch.stack(batch) for batch in found.values()]
+    labels = [torch.full((len(batch),), label) for label, batch in found.items()]
     probe = torch.cat([batch[:2] for batch in inputs])
-    names = list(layers) if layers is not None else relu_layers(model, probe)
-    if not names:
+    wanted = find_layers(model, relu_layers(model, probe) if layers is None else layers)
+    if not wanted:
         raise ValueError(f"{type(model).__name__} has no layer that ends in a ReLU, whose non-negative output NMF "
                          "needs. A ReLU that is one module for several places hides them: give each its own, or name "
                          "non-negative layers in layers=")
-    with torch.no_grad(), evaluation_mode(model):
-        widths = {name: maps.shape[1] for name, maps in capture(model, names, probe[:1]).items()}
-    curves = {}
-    for name in names:
-        curves[name] = accuracy_curve(model, name, inputs, labels, ranks=powers_of_two(widths[name]), tol=1e-2,
-                                      seed=seed)
-    return Report(tuple(names), tuple(found), tuple(map(len, inputs)), curves)
+    curves = {layer.name: accuracy_curve(model, layer.name, inputs, labels, ranks=powers_of_two(width),
+                                         channels=channels, skip=skip, output=output, batch_size=batch_size, tol=1e-2,
+                                         seed=seed)
+              for layer, width in zip(wanted, widths(model, wanted, probe[:1], channels, skip), strict=True)}
+    return Report(tuple(curves), tuple(found), tuple(map(len, inputs)), curves)
 
 
 def _samples_by_class(loader, classes, samples):
     """{label: inputs} of the first classes in the loader that have enough samples, by label."""
-    if samples < _LEAST or classes < 2:
+    if any(isinstance(count, bool) or not isinstance(count, Integral) for count in (samples, classes)) \
+            or samples < _LEAST or classes < 2:
         raise ValueError(f"samples={samples}, classes={classes}: expected at least {_LEAST} samples of each of 2")
     found: defaultdict[int, list[Tensor]] = defaultdict(list)
-    for batch in loader:
-        pair = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
-        inputs, labels = pair
-        if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or labels.is_floating_point() \
-                or labels.shape != inputs.shape[:1]:
-            raise ValueError(f"the loader gives {_shape_of(inputs)} and, as labels, {_shape_of(labels)}; expected "
-                             "pairs of inputs (n, ...) and integer labels (n,), those that the model was trained on")
+    for inputs, labels in _pairs(loader):
         for sample, label in zip(inputs, labels.tolist(), strict=True):
             if (label in found or len(found) < classes) and len(found[label]) < samples:
                 found[label].append(sample)
@@ -287,7 +420,39 @@ def _samples_by_class(loader, classes, samples):
     enough = [label for label, count in counts.items() if count >= _LEAST]
     if len(enough) < 2:
         raise ValueError(f"too few samples: {counts} of each label; a report needs two classes with at least {_LEAST}")
+    shapes = sorted({tuple(sample.shape) for label in enough for sample in found[label]})
+    if len(shapes) > 1:
+        raise ValueError(f"the loader gives samples of several sizes, {shapes[0]} and {shapes[-1]}; bring them to one, "
+                         "for images by transforms.Resize((H, W))")
     return {label: found[label] for label in enough}
+
+
+def _pairs(loader):
+    """(inputs, labels) of a loader, or of a data set whose samples are (input, label)."""
+    try:
+        length = len(loader)
+    except TypeError:
+        length = None
+    try:
+        batches = iter(loader) if hasattr(loader, "__iter__") else (loader[i] for i in range(length))
+    except TypeError as error:
+        raise ValueError(f"the loader is a {type(loader).__name__}; expected pairs of inputs and labels") from error
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, TypeError) as error:  # as the loader's collate_fn raises them
+            raise ValueError(f"the loader fails: {error}; samples must be tensors of one size, as images are after "
+                             "transforms.Resize((H, W)) and ToTensor()") from error
+        inputs, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+        if isinstance(inputs, Tensor) and isinstance(labels, Integral | Tensor | np.ndarray) and np.ndim(labels) == 0:
+            inputs, labels = inputs[None], torch.as_tensor(labels)[None]  # one sample of a data set
+        if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor) or labels.is_floating_point() \
+                or labels.dtype == torch.bool or labels.shape != inputs.shape[:1]:
+            raise ValueError(f"the loader gives {_shape_of(inputs)} and, as labels, {_shape_of(labels)}; expected "
+                             "pairs of inputs (n, ...) and integer labels (n,), those that the model was trained on")
+        yield inputs, labels
 
 
 def _shape_of(thing):
@@ -297,50 +462,54 @@ def _shape_of(thing):
 class _Experiment:
     """One call of `accuracy_curve`: a network, and batches stacked into one input."""
 
-    def __init__(self, model, names, inputs, labels, sizes, method, ablate, tol, seed):
-        self.model, self.inputs = model, inputs
+    def __init__(self, model, layers, inputs, labels, sizes, largest, before, method, ablate, channels, skip, output,
+                 tol, seed):
+        self.model, self.layers, self.inputs = model, layers, inputs
         self.labels, self.sizes = labels.to(inputs.device), sizes
+        self.largest, self.before = largest, before  # samples of the largest batch of the call, batches before these
         self.method, self.ablate, self.tol, self.seed = method, ablate, tol, seed
+        self.channels, self.skip, self.output = channels, skip, output
+        self.layouts: dict[str, Layout] = {}
         self.unconverged = 0
-        self.first, self.shapes, self.baseline = self._look(names)
-        self.names = list(self.shapes)  # in the order in which they run
 
-    def _look(self, names):
+    def _look(self, past):
         """Output of the layer that runs first, {layer: its output's shape} in running order, accuracies."""
         shapes, outputs = {}, []
 
-        def note(name):
-            def change(output):
-                if name in shapes:
-                    raise ValueError(f"layer {name!r} runs more than once in a forward pass; name the block around it")
-                if not isinstance(output, Tensor) or output.dim() not in (2, 3, 4):
-                    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                    raise ValueError(f"layer {name!r} gives {got}; expected (n, C), (n, C, L) or "
-                                     "(n, C, H, W)")
-                if len(output) != sum(self.sizes):
-                    raise ValueError(f"layer {name!r} gives {len(output)} outputs for {sum(self.sizes)} inputs")
+        def note(layer):
+            def change(given):
+                if layer.name in shapes:
+                    raise ValueError(f"layer {layer.name!r} runs more than once in a forward pass; name the block "
+                                     "around it")
+                where = layout(layer, given, sum(self.sizes), channels=self.channels, skip=self.skip,
+                               evidence=past + widths)
+                output = where.channels_first(given)
                 if not shapes:
                     outputs.append(output.clone())  # the next layer may work in place
-                shapes[name] = output.shape
-                return output
+                self.layouts[layer.name], shapes[layer.name] = where, output.shape
+                return given
             return change
 
-        with replaced(self.model, {name: note(name) for name in names}):
-            baseline = self._accuracy()
-        missing = [name for name in names if name not in shapes]
+        with watched(self.model) as widths, replaced(self.model, {layer.name: note(layer) for layer in self.layers}):
+            scores = self._logits()
+        missing = [layer.name for layer in self.layers if layer.name not in shapes]
         if missing:
             raise ValueError(f"the forward pass did not reach {', '.join(missing)}")
-        return outputs[0], shapes, baseline
+        check_labels(self.labels, scores.shape[1])
+        return outputs[0], shapes, self._accuracy(check_finite(scores))
 
-    def _accuracy(self):
-        """(batches,) of the network as its hooks make it."""
-        logits = self.model(self.inputs)
-        if logits.dim() != 2:
-            raise ValueError(f"the model gives {tuple(logits.shape)}; expected logits (n, classes)")
-        right = (logits.argmax(1) == self.labels).double().split(self.sizes)
+    def _logits(self):
+        return logits(run(self.model, self.inputs), len(self.inputs), output=self.output, least=2)
+
+    def _accuracy(self, scores):
+        """(batches,) of logits (n, classes)."""
+        finite = torch.isfinite(scores).all(1)
+        right = ((scores.argmax(1) == self.labels) & finite).double().split(self.sizes)
         return torch.stack([batch.mean() for batch in right]).cpu()
 
-    def curve(self, ranks):
+    def curve(self, ranks, past):
+        self.first, self.shapes, baseline = self._look(past)
+        self.names = list(self.shapes)  # in the order in which they run
         limits = {name: self._limit(shape) for name, shape in self.shapes.items()}
         limit, width = max(limits.values()), max(shape[1] for shape in self.shapes.values())
         limit = min(limit, width)
@@ -348,6 +517,10 @@ class _Experiment:
             ranks = [1]
             while (following := ranks[-1] + min(20, -(-ranks[-1] // 2))) < limit:
                 ranks.append(following)
+        try:
+            ranks = list(ranks)
+        except TypeError:
+            ranks = [ranks]
         for rank in ranks:
             if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank <= width:
                 raise ValueError(f"rank {rank!r} must be an integer from 0 to {width}, the width of "
@@ -358,28 +531,29 @@ class _Experiment:
         matrices = self._matrices(self.first)
         for rank, approximation in zip(ranks, self._approximations(first, matrices, ranks), strict=True):
             marks: list[tuple[Tensor, Tensor]] = []
-            changes = {first: self._change(marks, lambda A, found=approximation: found)}
+            changes = {first: self._change(first, marks, lambda A, found=approximation: found)}
             for name in others:
                 changes[name] = self._change(
-                    marks, lambda A, name=name, rank=rank: next(self._approximations(name, A, [rank])))
+                    name, marks, lambda A, name=name, rank=rank: next(self._approximations(name, A, [rank])))
             with replaced(self.model, changes):
-                accuracy.append(self._accuracy())
+                accuracy.append(self._accuracy(self._logits()))
             error, norm = zip(*marks, strict=True)
             errors.append(torch.stack(error))
             norms.append(torch.stack(norm))
         return Curve(tuple(ranks), torch.stack(accuracy, 1), torch.stack(errors, 2), torch.stack(norms, 2),
-                     self.baseline, limit, self.unconverged)
+                     baseline, limit, self.unconverged)
 
-    def _change(self, marks, approximate: Callable[[Tensor], Tensor]):
+    def _change(self, name, marks, approximate: Callable[[Tensor], Tensor]):
         """What a layer's output becomes; notes its error and norm."""
-        def change(output):
+        def change(given):
+            output = self.layouts[name].channels_first(given)
             A = self._matrices(output)
             found = approximate(A)
             rest = A - found
             norm = torch.linalg.vector_norm(A, dim=(1, 2), dtype=torch.float64)
             left = torch.linalg.vector_norm(rest, dim=(1, 2), dtype=torch.float64)
             marks.append(((left / torch.where(norm > 0, norm, 1)).cpu(), norm.cpu()))
-            return self._maps(rest if self.ablate else found, output)
+            return self.layouts[name].restored(self._maps(rest if self.ablate else found, output), given)
         return change
 
     # --- between feature maps and matrices ------------------------------------------------------------------
@@ -389,7 +563,7 @@ class _Experiment:
         rows = to_matrix(maps)
         counts = self._rows(maps.shape)
         dtype = torch.promote_types(rows.dtype, torch.float32)
-        A = rows.new_zeros(len(counts), max(counts), maps.shape[1], dtype=dtype)
+        A = rows.new_zeros(len(counts), self.largest * math.prod(maps.shape[2:]), maps.shape[1], dtype=dtype)
         for batch, part in zip(A, rows.split(counts), strict=True):
             batch[:len(part)] = part
         return A
@@ -400,11 +574,11 @@ class _Experiment:
 
     def _rows(self, shape):
         """Rows of each batch's matrix."""
-        return [size * int(np.prod(shape[2:])) for size in self.sizes]
+        return [size * math.prod(shape[2:]) for size in self.sizes]
 
     def _limit(self, shape):
         """The least rank from which the approximation of a layer is exact."""
-        rows, columns = max(self._rows(shape)), shape[1]
+        rows, columns = self.largest * math.prod(shape[2:]), shape[1]
         return {"nmf": min(rows, columns), "pca": min(rows, columns), "kmeans": rows, "random_ablation": columns}[
             self.method]
 
@@ -422,7 +596,8 @@ class _Experiment:
         try:
             results = nmf(A, ranks, tol=self.tol, seed=self.seed)
         except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
+            kind = partial(_Negative, layer=name) if bool((A < 0).any()) else ValueError
+            raise kind(f"layer {name!r}: {error}") from error
         self.unconverged += sum(int((~result.converged).sum()) for result in results)
         for result in results:
             yield result.approximation
@@ -446,7 +621,8 @@ class _Experiment:
 
     def _random_ablation(self, name, A, ranks):
         generator = torch.Generator().manual_seed(self.seed + 1000 * self.names.index(name))
-        order = torch.stack([torch.randperm(A.shape[2], generator=generator) for _ in self.sizes])  # (batches, C)
+        drawn = [torch.randperm(A.shape[2], generator=generator) for _ in range(self.before + len(self.sizes))]
+        order = torch.stack(drawn[self.before:])  # (batches, C)
         place = order.argsort(1).to(A.device)[:, None]
         for rank in ranks:
             yield torch.where(place < rank, A, 0)

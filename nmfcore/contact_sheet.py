@@ -4,9 +4,10 @@ Needs matplotlib, for the palette of the chapters.
 """
 
 import os
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape, unescape
 from io import BytesIO
 from pathlib import Path
 
@@ -28,11 +29,12 @@ STYLE = """<style>
 .nmf-sheet figcaption { font-weight: 600; overflow-wrap: anywhere; text-align: left; }
 </style>
 """
+OWNER = "nmfcore-owner"
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
+{owner}<title>{title}</title>
 <style>body {{ background: #fff; color: #222; font: 1rem/1.5 system-ui, sans-serif; margin: 1.5rem; }}
 h1 {{ font-size: 1.4rem; }} p {{ margin: 0.3rem 0; max-width: 60rem; overflow-wrap: anywhere; }}
 main {{ margin-top: 1.5rem; }}</style>
@@ -64,23 +66,35 @@ def entry(name: str, image: Tensor, maps: Tensor, masks: Tensor) -> str:
     return f'<figure><div class="pictures">{"".join(row)}</div><figcaption>{name}</figcaption></figure>\n'
 
 
-def write(file: str | Path, entries: Iterable[str], *, title: str, about: Sequence[str]) -> None:
+def write(file: str | Path, entries: Iterable[str], *, title: str, about: Sequence[str], owner: str = "") -> None:
     """The page: a title, paragraphs of plain text, and the entries, written one by one as they come.
 
+    owner: what the page belongs to, such as the hash of a folder's path, which `owner_of` reads again.
     It is complete or absent: until the last entry is written, what was at `file` stays.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as page:
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as page:  # names need not be text
             page.write(PAGE.format(title=escape(title), style=STYLE,
+                                   owner=owner and f'<meta name="{OWNER}" content="{escape(owner)}">\n',
                                    about="\n".join(f"<p>{escape(text)}</p>" for text in about)))
             page.writelines(entries)
             page.write("</main>\n</html>\n")
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def owner_of(file: str | Path) -> str | None:
+    """What a page belongs to, as `write` was told; None for another file and for one that is not there."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as page:
+            found = re.search(f'<meta name="{OWNER}" content="(.*?)">', page.read(1000))
+    except FileNotFoundError:
+        return None
+    return unescape(found[1]) if found else None
 
 
 def _webp(picture):

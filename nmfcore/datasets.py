@@ -6,6 +6,7 @@ that a page prints to say which data it used.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import sklearn.datasets
 import torch
 import torchvision
 from PIL import Image, ImageOps
+
+from .photographs import SUFFIXES, decoded, describe_passed_over, listed, readable, upright
 
 # name -> where it lies in the data folder, and what it is
 FOLDERS = {
@@ -56,7 +59,6 @@ ORIGINALS = {
     "svhn": ("SVHN", {split: [f"{split}_32x32.mat"] for split in ("train", "test")}),
 }
 DIGITS = tuple("0123456789")
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,23 @@ def image_set(*names: str, size: int | tuple[int, int] = 224, count: int | None 
                             f"{' or '.join(FOLDERS[name][0] for name in names)}, or ask for {' or '.join(EMBEDDED)}")
 
 
-def image_folder(path: str | Path, *, size: int | tuple[int, int] = 224, count: int | None = None) -> ImageSet:
+def image_folder(path: str | Path, *, size: int | tuple[int, int] = 224, count: int | None = None,
+                 recursive: bool = False) -> ImageSet:
     """The images of a folder in name order, all or the first `count`; see `read_images`.
 
+    recursive: those of its sub-folders as well. What else the folder holds is counted and named in a UserWarning.
     Raises FileNotFoundError for a folder without images.
     """
-    paths = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+    paths, others = listed(path, recursive=recursive) if Path(path).is_dir() else ([], [])
+    rest = describe_passed_over(others, path)
     if not paths:
-        raise FileNotFoundError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise FileNotFoundError(f"{readable(path)} holds no images ({', '.join(sorted(SUFFIXES))})"
+                                f"{rest and f'; {rest}'}")
+    if rest:
+        warnings.warn(rest, stacklevel=2)
     paths = paths[:count]
-    return ImageSet(read_images(paths, size=size), tuple(p.stem for p in paths),
-                    f"{len(paths)} images of the folder {Path(path).name}")
+    names = tuple(file.relative_to(path).with_suffix("").as_posix() for file in paths)
+    return ImageSet(read_images(paths, size=size), names, f"{len(paths)} images of the folder {Path(path).name}")
 
 
 def read_images(files: Sequence[str | Path | BinaryIO], *, size: int | tuple[int, int] = 224) -> torch.Tensor:
@@ -133,7 +141,8 @@ def read_images(files: Sequence[str | Path | BinaryIO], *, size: int | tuple[int
 
     EXIF rotation is applied; grey, palette, alpha and CMYK become RGB. size: (H, W), or the length of the shorter
     side, the other following the set's median proportions. Each image is scaled to cover that size, without
-    distortion, and its centre is cut out. Raises ValueError naming a file that cannot be read.
+    distortion, and its centre is cut out. A JPEG of more pixels than Pillow decodes at once is decoded at a reduced
+    size. Raises ValueError naming a file that cannot be read.
     """
     if not files:
         raise ValueError("no images: the list of files is empty")
@@ -221,25 +230,30 @@ def class_folders(path: str | Path, *, size: int | tuple[int, int] | None = None
     """Images of a folder that holds one folder per class; classes and images in name order.
 
     Grey if all of them are, else RGB. size: as in `read_images`; None keeps the pixels as they are, which takes
-    images of one size. per_class: at most so many of each class, the first.
+    images of one size. per_class: at most so many of each class, the first. What else lies in the folders is counted
+    and named in a UserWarning.
 
     Raises ValueError for a folder without class folders, a class without images, and images of several sizes.
     """
     _check_per_class(per_class)
-    folders = sorted(p for p in Path(path).glob("*") if p.is_dir() and not p.name.startswith("."))
+    content = sorted(Path(path).glob("*"))
+    folders = [p for p in content if p.is_dir() and not p.name.startswith(".")]
     if not folders:
         raise ValueError(f"{path} holds no folders; expected one per class, with images inside")
-    images, labels = [], []
+    images, labels, others = [], [], [p for p in content if p not in folders]
     for label, folder in enumerate(folders):
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)[:per_class]
+        files, rest = listed(folder)
+        files, others = files[:per_class], others + rest
         if not files:
             raise ValueError(f"class folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}); fill it or "
                              "remove it")
         for file in files:
-            images.append(_opened(file))
+            images.append(_opened(file, whole=size is None))
             if size is None and images[-1].size != images[0].size:
                 raise ValueError(f"{file} has {images[-1].size} pixels where others have {images[0].size}; pass size=")
         labels += [label] * len(files)
+    if others:
+        warnings.warn(describe_passed_over(others, path), stacklevel=2)
     if size is not None:
         pixels = (_stacked(images, size) * 255).round().byte()
         pixels = pixels[:, :1] if all(image.mode in ("1", "L") for image in images) else pixels
@@ -310,14 +324,12 @@ def _check_per_class(per_class):
         raise ValueError(f"per_class={per_class}; take at least 1, or None for all")
 
 
-def _opened(path):
-    try:
-        image = ImageOps.exif_transpose(Image.open(path))  # a copy, so that every pixel has been read
-    except Exception as error:  # damaged files make Pillow raise errors of many kinds
-        raise ValueError(f"{path} cannot be read as an image ({error}); replace the file or remove it") from error
-    if image.mode[0] in "IF":
-        raise ValueError(f"{path} has more than 8 bits per channel (mode {image.mode}); save it with 8")
-    return image
+def _opened(file, whole=False):
+    with decoded(file, whole=whole) as image:
+        found = upright(image.copy())
+    if found.mode[0] in "IF":
+        raise ValueError(f"{readable(file)} has more than 8 bits per channel (mode {found.mode}); save it with 8")
+    return found
 
 
 def _stacked(images, size):
@@ -328,4 +340,4 @@ def _stacked(images, size):
     else:
         height, width = size
     fitted = [ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC) for image in images]
-    return torch.stack([torch.from_numpy(np.array(image)) for image in fitted]).permute(0, 3, 1, 2) / 255
+    return torch.stack([torch.from_numpy(np.array(image)) for image in fitted]).permute(0, 3, 1, 2).float() / 255

@@ -1,7 +1,8 @@
 """PCA, k-means, spherical k-means and random ablation, each as A ≈ U V (thesis section 2.3).
 
 Every function takes A (N, M) and a rank and returns a `Factorization`, so that methods can be exchanged in an
-experiment; `nmfcore.nmf` returns the same U, V and approximation. None of them centres the data: the thesis
+experiment; `nmfcore.nmf` returns the same U, V and approximation. A sparse A is made dense, half precision computed in
+float32. None of them centres the data: the thesis
 factorizes activations as they are, and the origin is where a ReLU unit is silent.
 """
 
@@ -11,6 +12,7 @@ from numbers import Integral
 import torch
 from sklearn.cluster import KMeans
 
+from ._inputs import dense, isolated
 from .solver import nmf
 
 
@@ -20,11 +22,13 @@ class Factorization:
     V: torch.Tensor  # (K, M) "what"
 
     @property
+    @isolated()
     def approximation(self) -> torch.Tensor:
         """(N, M) U V."""
         return self.U @ self.V
 
 
+@isolated()
 def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Best rank-K approximation A V Vᵀ with orthonormal rows of V (eq. 2.19): an SVD without centring.
 
@@ -37,6 +41,7 @@ def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     return Factorization(A @ V.mT, V)
 
 
+@isolated()
 def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Factorization:
     """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). The best of `n_init` runs of Lloyd's
     algorithm."""
@@ -46,6 +51,7 @@ def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Fa
     return Factorization(torch.nn.functional.one_hot(labels, rank).to(A), torch.as_tensor(fit.cluster_centers_).to(A))
 
 
+@isolated()
 def spherical_kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10,
                      max_iter: int = 300) -> Factorization:
     """k-means on directions: centroids maximize Σ cos(A_i, V_k(i)) (eq. 2.25; Dhillon & Modha 2001).
@@ -78,6 +84,7 @@ def spherical_kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int =
     return Factorization(U, V)
 
 
+@isolated()
 def random_ablation(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Keep K randomly chosen columns of A and set the others to zero (eq. 2.28; Morcos et al. 2018)."""
     A = _checked(A, rank, 1)
@@ -92,16 +99,16 @@ METHODS = {"nmf": nmf, "pca": pca, "kmeans": kmeans, "spherical_kmeans": spheric
 
 def _checked(A, rank, *axes):
     """A without gradient, in float32 or float64; the rank may not exceed the length of any of `axes`."""
-    if not isinstance(A, torch.Tensor) or A.dim() != 2 or not A.is_floating_point() or A.numel() == 0:
-        got = f"{A.dtype} {tuple(A.shape)}" if isinstance(A, torch.Tensor) else type(A).__name__
-        raise ValueError(f"A must be a floating-point tensor (N, M) with at least one entry, got {got}")
+    A = dense(A, "(N, M) with at least one entry")
+    if A.dim() != 2 or A.numel() == 0:
+        raise ValueError(f"A must be a floating-point tensor (N, M) with at least one entry, got {A.dtype} "
+                         f"{tuple(A.shape)}")
     if not torch.isfinite(A).all():
         raise ValueError(f"A{(~torch.isfinite(A)).nonzero()[0].tolist()} is not finite")
     highest = min(A.shape[axis] for axis in axes)
     if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= highest:
         raise ValueError(f"rank {rank!r} must be an integer in 1..{highest} for A of shape {tuple(A.shape)}")
-    A = A.detach()
-    return A if A.dtype == torch.float64 else A.float()
+    return A
 
 
 def _spread(X, rank, generator):

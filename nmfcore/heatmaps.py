@@ -1,20 +1,17 @@
 """Heatmaps: factorize the activations of an image set jointly and look at U (thesis chapter 4).
 
-An image set is a tensor (n, 3, H, W), or any sequence of tensors (3, H_i, W_i), which may read its images only when
-asked for them. Maps of a set are a tensor (n, K, h, w) where all images have one size, else a list of n tensors
-(K, h_i, w_i); iterating gives (K, h, w) in either case.
+Image sets and maps are those of `nmfcore.feature_maps`: maps of a set are a tensor (n, K, h, w) where all images have
+one size, else a list of n tensors (K, h_i, w_i).
 """
 
 import json
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from numbers import Number
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,16 +19,15 @@ from filelock import FileLock
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from tqdm.auto import tqdm
 
-from .activations import capture, to_matrix
+from ._inputs import isolated
+from .activations import to_matrix
+from .feature_maps import Images, Maps, Preprocess, check_maps, feature_maps, image_set, mapped
+from .gate import LayerName, listed
+from .photographs import changed_at
 from .solver import Factors, nmf
 
-Images = Tensor | Sequence[Tensor]
-Maps = Tensor | Sequence[Tensor]
-
 _CHUNK = 2 ** 16  # rows of stored maps that are in memory at a time
-_TOO_SMALL = re.compile("too small|Padding size should be less|Kernel size can't be greater")  # as PyTorch says it
 
 
 @dataclass(frozen=True)
@@ -61,39 +57,28 @@ class Heatmaps:
 
 
 @overload
-def heatmaps(model: nn.Module, images: Images, rank: int, *, layer: str, seed: int = ...,
-             batch_size: int = ...) -> Heatmaps: ...
+def heatmaps(model: nn.Module, images: Images, rank: int, *, layer: LayerName, channels: str | None = ...,
+             skip: int = ..., preprocess: Preprocess = ..., seed: int = ..., batch_size: int = ...) -> Heatmaps: ...
 @overload
-def heatmaps(model: nn.Module, images: Images, rank: Sequence[int], *, layer: str, seed: int = ...,
+def heatmaps(model: nn.Module, images: Images, rank: Sequence[int], *, layer: LayerName, channels: str | None = ...,
+             skip: int = ..., preprocess: Preprocess = ..., seed: int = ...,
              batch_size: int = ...) -> list[Heatmaps]: ...
-def heatmaps(model, images, rank, *, layer: str, seed: int = 0, batch_size: int = 16):
+def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=None, seed: int = 0,
+             batch_size: int = 16):
     """Factorize one layer's activations over a whole image set; the columns of U are heatmaps (section 4.2).
 
     It is `factorize(feature_maps(model, images, layer=layer), rank)`; see there.
     """
-    return factorize(feature_maps(model, images, layer=layer, batch_size=batch_size), rank, seed=seed)
-
-
-def feature_maps(model: nn.Module, images: Images, *, layer: str, batch_size: int = 16,
-                 progress: bool = False) -> Tensor | list[Tensor]:
-    """Activations of one layer for an image set: maps of C channels, on the model's device.
-
-    model: any `nn.Module`, in evaluation mode. layer: the name of a ReLU in it.
-    images: already normalized as the model expects. Those of one size share batches; every image keeps its own size
-    and proportions, and nothing is padded. progress: show a bar.
-
-    Raises ValueError for an empty set, an image that is not (3, H, W) or too small for the network, and when the
-    layer's output is not a non-negative feature map.
-    """
-    found = sorted(_forward(model, images, layer, batch_size, progress), key=lambda entry: entry[0])
-    _, sizes, maps = zip(*found, strict=True)
-    return torch.stack(maps) if len(set(sizes)) == 1 else list(maps)
+    features = feature_maps(model, images, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
+                            batch_size=batch_size)
+    return factorize(features, rank, seed=seed)
 
 
 @overload
 def factorize(features: "Maps | StoredMaps", rank: int, *, seed: int = ...) -> Heatmaps: ...
 @overload
 def factorize(features: "Maps | StoredMaps", rank: Sequence[int], *, seed: int = ...) -> list[Heatmaps]: ...
+@isolated()
 def factorize(features, rank, *, seed: int = 0):
     """Joint NMF of the feature maps of an image set, over all positions of all images (eq. 4.1, 4.2).
 
@@ -104,12 +89,11 @@ def factorize(features, rank, *, seed: int = 0):
     stays dark in it. The start of the factorization belongs to the images, not to their places in the set: another
     order of the images gives the same maps in that order, up to rounding.
     """
-    single = isinstance(rank, Number)
-    ranks = [rank] if single else list(rank)
+    ranks, single = listed(rank)
     if isinstance(features, StoredMaps):
         A, shapes, starts, chunk = features.matrix, features.shapes, features.starts, _CHUNK
     else:
-        _check_not_empty(features)
+        check_maps(features)
         rows = [to_matrix(maps[None]) for maps in features]  # of each image (h·w, C)
         shapes, chunk = tuple((maps.shape[1], maps.shape[2]) for maps in features), None
         order, starts = _canonical([_key(each) for each in rows], shapes)
@@ -129,70 +113,6 @@ def normalized(maps: Maps) -> Maps:
     peak = torch.stack([each.amax((1, 2)) for each in maps]).amax(0)[:, None, None]  # (K, 1, 1)
     peak = torch.where(peak > 0, peak, 1)
     return maps / peak if isinstance(maps, Tensor) else [each / peak for each in maps]
-
-
-def batches(images: Images, batch_size: int, *, progress: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """An image set in batches of one size each: (places in the set, images (b, 3, H, W)), each image once.
-
-    Few images are held at a time, also where no two have the same size. Raises ValueError for an empty set and for
-    an image that is not (3, H, W).
-    """
-    if isinstance(images, Tensor) and images.dim() != 4:
-        raise ValueError(f"images must have shape (n, 3, H, W) with n ≥ 1, got {tuple(images.shape)}")
-    _check_not_empty(images)
-    waiting: dict[tuple, list[tuple[int, Tensor]]] = defaultdict(list)
-
-    def batch(size):
-        places, group = zip(*waiting.pop(size), strict=True)
-        return places, torch.stack(group)
-
-    for i in tqdm(range(len(images)), disable=not progress, unit="image"):
-        image = images[i]
-        if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
-            raise ValueError(f"image {i} has shape {tuple(image.shape)}; expected (3, H, W) with H, W ≥ 1: a grey "
-                             f"image can be expanded, image.expand(3, -1, -1)")
-        waiting[image.shape].append((i, image))
-        if len(waiting[image.shape]) == batch_size:
-            yield batch(image.shape)
-        elif sum(map(len, waiting.values())) == 4 * batch_size:  # of many sizes
-            yield batch(max(waiting, key=lambda size: len(waiting[size])))
-    for size in list(waiting):
-        yield batch(size)
-
-
-def of_one_shape(features: Maps, batch_size: int) -> Iterator[list[int]]:
-    """Places of maps n × (C, h, w) in the set, in lists of at most `batch_size` whose maps have one shape."""
-    same: dict[tuple, list[int]] = defaultdict(list)
-    for i, each in enumerate(features):
-        same[tuple(each.shape)].append(i)
-    for places in same.values():
-        yield from (places[i:i + batch_size] for i in range(0, len(places), batch_size))
-
-
-def _forward(model, images, layer, batch_size, progress) -> Iterator[tuple[int, torch.Size, Tensor]]:
-    """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up."""
-    device = next((parameter.device for parameter in model.parameters()), None)
-    for places, batch in batches(images, batch_size, progress=progress):
-        try:
-            maps = capture(model, layer, batch.to(device))[layer]
-        except RuntimeError as error:
-            if not _TOO_SMALL.search(str(error)):
-                raise
-            raise ValueError(f"image {places[0]} of {batch.shape[2]} × {batch.shape[3]} pixels is too small for the "
-                             f"network to reach layer {layer!r} ({error}); enlarge it or leave it out") from error
-        if maps.dim() != 4:
-            raise ValueError(f"layer {layer!r} gives {tuple(maps.shape)}, not feature maps (n, C, H, W)")
-        if (maps < 0).any():
-            raise ValueError(f"layer {layer!r} has negative outputs (down to {maps.min().item():.3g}); "
-                             f"name the ReLU that follows it")
-        for i, each in zip(places, maps, strict=True):
-            yield i, batch.shape[1:], each
-
-
-def _check_not_empty(images):
-    if len(images) == 0:
-        shape = tuple(images.shape) if isinstance(images, Tensor) else "an empty sequence"
-        raise ValueError(f"images must be a set with n ≥ 1, got {shape}")
 
 
 def _key(rows):
@@ -234,28 +154,31 @@ class StoredMaps(Sequence):
         return self.matrix[first:first + h * w].mT.reshape(-1, h, w)
 
 
-def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: str, batch_size: int = 16,
+def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: LayerName, channels: str | None = None,
+                skip: int = 0, preprocess: Preprocess = None, batch_size: int = 16,
                 progress: bool = False) -> StoredMaps:
     """`feature_maps` for a set whose maps do not fit in memory: they go to `file`, and are mapped from there.
 
     The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
     absent: what an interrupted run leaves beside it, the next one overwrites. Of several processes that ask for one
     file at a time, one writes it and the others wait, by means of an empty file <file>.lock, which stays. A file that
-    is there is used again; the first image and the last one are run to see that it holds the maps of this set.
+    is there is used again; the first image, the last one, and of `Photographs` those whose files have changed since are
+    run to see that it holds the maps of this set.
 
     Raises ValueError when `file` is something else, and as `feature_maps`.
     """
-    file = Path(file)
+    file, images = Path(file), image_set(images, preprocess)
     file.parent.mkdir(parents=True, exist_ok=True)
+    where: dict[str, Any] = {"channels": channels, "skip": skip}
     with FileLock(f"{file}.lock"):
         if file.exists():
-            return _checked(file, model, images, layer)
-        _write_maps(file, _forward(model, images, layer, batch_size, progress))
+            return _checked(file, model, images, layer, where)
+        _write_maps(file, mapped(model, images, layer, batch_size=batch_size, progress=progress, **where))
         return _opened(file)
 
 
 def _write_maps(file, forward):
-    """Write what `_forward` gives, as the batches come, and put the images into their canonical order."""
+    """Write what `mapped` gives, as the batches come, and put the images into their canonical order."""
     draft, partial = (file.with_name(f"{file.name}.{end}") for end in ("draft", "partial"))
     found, written = {}, 0
     try:
@@ -296,12 +219,14 @@ def _opened(file):
         raise ValueError(f"{file} does not hold stored maps ({error}); delete it or name another file") from error
 
 
-def _checked(file, model, images, layer):
+def _checked(file, model, images, layer, where):
     """The maps in `file`, if they are those of the images."""
     stored = _opened(file)
-    same = len(stored) == len(images)
-    for i in (0, len(images) - 1) if same else ():
-        (_, _, maps), = _forward(model, [images[i]], layer, 1, False)
+    same, written = len(stored) == len(images), file.stat().st_mtime_ns
+    paths = getattr(images.images, "paths", ())
+    edited = [i for i, path in enumerate(paths) if changed_at(path) >= written]
+    for i in sorted({0, len(images) - 1, *edited}) if same else ():
+        (_, _, maps), = mapped(model, image_set([images[i]]), layer, batch_size=1, **where)
         there, here = stored[i], maps.float().cpu()
         same &= there.shape == here.shape and torch.allclose(there, here, rtol=1e-3, atol=1e-3 * float(here.max()))
     if not same:
@@ -313,6 +238,7 @@ def _checked(file, model, images, layer):
 # --- comparing factors --------------------------------------------------------------------------------------
 
 
+@isolated()
 def match(maps: Maps, reference: Maps) -> Tensor:
     """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
 
@@ -345,6 +271,7 @@ def agreement(maps: Maps, reference: Maps) -> float:
     return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
 
 
+@isolated()
 def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Sequence[int] = range(5)) -> Tensor:
     """How well starts agree: (ranks, pairs of seeds), the `agreement` of their maps at each rank.
 
@@ -354,7 +281,7 @@ def stability(features: "Maps | StoredMaps", ranks: Sequence[int], *, seeds: Seq
         raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
     runs = [factorize(features, ranks, seed=seed) for seed in seeds]
     return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(starts, 2)]
-                         for starts in zip(*runs, strict=True)])
+                         for starts in zip(*runs, strict=True)], dtype=torch.float32)
 
 
 def overlap(children: Maps, parents: Maps) -> Tensor:

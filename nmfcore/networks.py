@@ -5,7 +5,7 @@
     preprocess.layer, preprocess.source  # where heatmaps are read by default; which weights these are
 
 Weights are looked for in `$NMFCORE_DATA/weights`, then among torchvision's, which are downloaded once. "student" is
-a small network that comes with the repository (data/models/student.md) and stands in for VGG-19 offline.
+a small network that comes with the package (its card is data/models/student.md) and stands in for VGG-19 offline.
 
 VGG-19: Simonyan & Zisserman 2015. ResNet-50: He et al. 2016.
 
@@ -29,9 +29,11 @@ import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ._inputs import isolated
 from .datasets import data_folder
+from .gate import logits, ready, run, running
 
-MODELS = Path(__file__).resolve().parent.parent / "data" / "models"
+MODELS = Path(__file__).resolve().parent / "models"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 
@@ -64,10 +66,12 @@ class Preprocess:
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
             cure = "divide by 255" if high > 2 else "clamp to [0, 1] (a bicubic resize overshoots)"
             raise ValueError(f"images have values from {low:g} to {high:g}; expected [0, 1]: {cure}")
-        mean, std = (torch.tensor(c, device=images.device)[:, None, None] for c in (self.mean, self.std))
+        mean, std = (torch.tensor(c, dtype=torch.float32, device=images.device)[:, None, None]
+                     for c in (self.mean, self.std))
         return (images.float() * self.scale - mean) / std
 
 
+@isolated()
 def pretrained(name: str, *, weights: str | Path | None = None,
                download: bool = True) -> tuple[nn.Module, Preprocess]:
     """A pretrained network in evaluation mode, with frozen parameters, and the preprocessing its weights expect.
@@ -92,8 +96,8 @@ def pretrained(name: str, *, weights: str | Path | None = None,
     if name == "student":
         file = Path(weights) if weights is not None else MODELS / "student.safetensors"
         if not file.is_file():
-            raise FileNotFoundError(f"no student weights at {file}: they come with the repository, not with the "
-                                    "installed package; clone it, or pass weights=")
+            raise FileNotFoundError(f"no student weights at {file}: they come with the package and its repository; "
+                                    "install it anew or clone it, or pass weights=")
         return _from_file(name, Student(), file)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -129,9 +133,12 @@ def classifies(model: nn.Module) -> bool:
     """
     if any(isinstance(module, _Absent) for module in model.modules()):
         return False
-    device = next((parameter.device for parameter in model.parameters()), None)
-    with torch.no_grad():
-        return model(torch.zeros(1, 3, 64, 64, device=device)).dim() == 2
+    with running(model):
+        given = run(model, ready(model, torch.zeros(1, 3, 64, 64)))
+    try:
+        return logits(given, 1) is not None
+    except ValueError:
+        return False
 
 
 # --- weights from a safetensors file ----------------------------------------------------------------------

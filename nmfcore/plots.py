@@ -2,15 +2,21 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+
+from ._inputs import isolated
+from ._optional import needed_by
+
+with needed_by("nmfcore.plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, which readers with any kind of colour vision can tell apart; one colour per factor.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 
 
+@isolated()
 def overlay(images: torch.Tensor, maps: torch.Tensor, *, colors: Sequence[str] = COLORS,
             strength: float = 0.85) -> torch.Tensor:
     """Images (n, 3, H, W) in [0, 1] under heatmaps (n, K, H, W) in [0, 1], one colour per factor: (n, 3, H, W).
@@ -20,8 +26,8 @@ def overlay(images: torch.Tensor, maps: torch.Tensor, *, colors: Sequence[str] =
     """
     if maps.shape[1] > len(colors):
         raise ValueError(f"{maps.shape[1]} factors need more than the {len(colors)} colours given")
-    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)  # (n, 1, H, W)
-    palette = torch.tensor([to_rgb(color) for color in colors[:maps.shape[1]]])  # (K, 3)
+    grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)  # (n, 1, H, W)
+    palette = maps.new_tensor([to_rgb(color) for color in colors[:maps.shape[1]]])  # (K, 3)
     weight = maps.square() / maps.square().sum(1, keepdim=True).clamp_min(1e-6)
     color = torch.einsum("nkhw,kc->nchw", weight, palette)
     opacity = strength * maps.amax(1, keepdim=True).clamp(0, 1).sqrt()

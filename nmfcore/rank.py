@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import _rectangles
+from ._inputs import is_sparse
 from .solver import nmf
 
 TOLERANCE = 1e-9  # ‖M − U V‖_F / ‖M‖_F up to which a factorization counts as exact
@@ -102,21 +103,28 @@ class RankInterval:
 def interval(M: Tensor, *, time_limit: float = 60.0, seed: int = 0, progress: bool = False) -> RankInterval:
     """Bound the non-negative rank of M (N, M) ≥ 0 and the rectangle cover number of its support, with proofs.
 
-    M: a matrix of any real type, computed in float64, or a bool tensor: then only the support counts. A product that
-        was rounded to float32 is farther from its rank than the tolerance; compute it in float64.
+    M: a matrix of any real type, dense or sparse, computed in float64, or a bool tensor: then only the support counts.
+        A product that was rounded to float32 is farther from its rank than the tolerance; compute it in float64.
     time_limit: seconds, kept to within the length of one step. Whatever is proved by then is returned, and
         `unfinished` says which methods were cut short. A run that finishes gives the same result again.
     progress: show a bar with the interval so far.
     Raises ValueError for a matrix that is negative, not finite, empty, not two-dimensional or larger than 2²⁰ entries.
     """
-    if not isinstance(M, Tensor) or M.dim() != 2 or M.numel() == 0:
-        got = tuple(M.shape) if isinstance(M, Tensor) else type(M).__name__
-        raise ValueError(f"M must be a tensor of shape (N, M) with at least one entry, got {got}")
-    if M.numel() > _ENTRIES:
-        raise ValueError(f"M has {M.numel():,} entries, above the {_ENTRIES:,} that can be handled; take some of its "
+    if not isinstance(M, Tensor) and not is_sparse(M):
+        table = hasattr(M, "to_numpy")
+        cure = 'torch.as_tensor(M.to_numpy().astype("float64"))' if table else "torch.as_tensor(M)"
+        raise ValueError(f"M must be a tensor of shape (N, M) with at least one entry, got {type(M).__name__}; convert "
+                         f"it with {cure}")
+    entries = math.prod(M.shape)
+    if len(M.shape) != 2 or entries == 0:
+        raise ValueError(f"M must be a tensor of shape (N, M) with at least one entry, got {tuple(M.shape)}")
+    if entries > _ENTRIES:
+        raise ValueError(f"M has {entries:,} entries, above the {_ENTRIES:,} that can be handled; take some of its "
                          f"rows and columns: their lower bounds hold for all of M")
     if not (isinstance(time_limit, (int, float)) and time_limit > 0):
         raise ValueError(f"time_limit {time_limit!r} must be a number of seconds > 0")
+    if is_sparse(M):
+        M = M.to_dense() if isinstance(M, Tensor) else torch.from_numpy(M.toarray())
     M = M.detach().cpu()
     if M.dtype != torch.bool:
         M = M.double()

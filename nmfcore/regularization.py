@@ -4,15 +4,19 @@ The thesis proposes it as future work (section 6.2), as a relative of dropout: w
 stays, and what they leave is shaken.
 """
 
+from numbers import Real
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._inputs import isolated
 from .activations import to_maps, to_matrix
+from .gate import Channelwise, Layout, check_counts
 from .solver import _sweep
 
 
-class NMFPerturbation(nn.Module):
+class NMFPerturbation(Channelwise):
     """Ã + r (A − Ã) in training mode, where Ã ≈ A is non-negative of rank K; the identity in evaluation mode.
 
         nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), NMFPerturbation(8))
@@ -28,18 +32,25 @@ class NMFPerturbation(nn.Module):
         gradient: "identity" treats Ã − A as noise that does not depend on A, as dropout's mask does not.
             "implicit" passes the derivative of `project`, with V as it is.
         sweeps: HALS sweeps for U, after which V gets one.
+        channels: "tokens" for activations (n, T, C), "last" for (n, ..., C).
 
     Raises ValueError for arguments out of range, and in the forward pass for negative activations: put it after a ReLU.
     """
 
     dictionary: Tensor  # (K, C), the rows of V; none before the first batch
+    rank: int
+    strength: float
+    every: int
+    gradient: str
+    sweeps: int
+    seen: int
 
     def __init__(self, rank: int, *, strength: float = 1.0, every: int = 1, gradient: str = "identity",
-                 sweeps: int = 3):
-        super().__init__()
-        if rank < 1 or every < 1 or sweeps < 1 or not 0 <= strength <= 1:
-            raise ValueError(f"rank={rank}, every={every} and sweeps={sweeps} are counts from 1 on, strength="
-                             f"{strength} lies between 0 and 1")
+                 sweeps: int = 3, channels: str | None = None):
+        super().__init__(channels)
+        check_counts(rank=rank, every=every, sweeps=sweeps)
+        if not isinstance(strength, Real) or not 0 <= strength <= 1:
+            raise ValueError(f"strength={strength!r} must lie between 0 and 1")
         if gradient not in ("identity", "implicit"):
             raise ValueError(f"gradient={gradient!r} is not 'identity' or 'implicit'")
         self.rank, self.strength, self.every, self.gradient, self.sweeps = rank, strength, every, gradient, sweeps
@@ -47,33 +58,39 @@ class NMFPerturbation(nn.Module):
         self.register_buffer("dictionary", torch.empty(0, 0), persistent=False)
 
     def extra_repr(self) -> str:
-        return f"{self.rank}, strength={self.strength}, every={self.every}, gradient={self.gradient!r}"
+        where = f", channels={self.channels!r}" if self.channels else ""
+        return f"{self.rank}, strength={self.strength}, every={self.every}, gradient={self.gradient!r}{where}"
 
+    @isolated()
     def forward(self, activations: Tensor) -> Tensor:
+        self.dimension(activations)
         if not self.training:
             return activations
         self.seen += 1
         if (self.seen - 1) % self.every or not self.strength:
             return activations
-        A = to_matrix(activations)
+        where = Layout(self.channels or "first")
+        maps = where.channels_first(activations)
+        A = to_matrix(maps.to(torch.promote_types(maps.dtype, torch.float32)))
         if self.rank > A.shape[1]:
             raise ValueError(f"rank={self.rank} exceeds the {A.shape[1]} channels of this layer")
-        if (A < 0).any():
-            raise ValueError(f"activations as low as {float(A.min()):.3g}: put NMFPerturbation after a ReLU")
+        low, high = (float(value) for value in A.detach().aminmax())
+        if not 0 <= low <= high < float("inf"):
+            raise ValueError(f"activations from {low:.3g} to {high:.3g}: put NMFPerturbation after a ReLU, and look "
+                             "for what is not finite")
         self._follow(A.detach())
         approximation = project(A, self.dictionary, sweeps=self.sweeps)
         if self.gradient == "identity":
             approximation = A + (approximation - A).detach()
-        shape = [len(activations)] + [1] * (activations.dim() - 1)
-        r = 1 - self.strength * torch.rand(shape, device=A.device, dtype=A.dtype)
-        return to_maps(approximation, activations.shape) + r * to_maps(A - approximation, activations.shape)
+        r = 1 - self.strength * torch.rand([len(maps)] + [1] * (maps.dim() - 1), device=A.device, dtype=A.dtype)
+        mixed = to_maps(approximation, maps.shape) + r * to_maps(A - approximation, maps.shape)
+        return where.restored(mixed, activations).to(activations.dtype)
 
     @torch.no_grad()
     def _follow(self, A):
         """One step of HALS for V, from where it was; rows that have died begin anew at rows of A."""
-        V = self.dictionary.to(A)
-        if V.shape != (self.rank, A.shape[1]):
-            V = A.new_zeros(self.rank, A.shape[1])
+        fits = self.dictionary.shape == (self.rank, A.shape[1])
+        V = self.dictionary.to(A) if fits else A.new_zeros(self.rank, A.shape[1])
         dead = V.norm(dim=1) == 0
         if dead.any():
             V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
@@ -82,14 +99,17 @@ class NMFPerturbation(nn.Module):
         self.dictionary = normalize(_sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
 
 
+@isolated()
 def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:
     """(N, M) U V, the points closest to the rows of A (N, M) in the cone of the rows of V (K, M), by HALS.
 
     Differentiable in A, V is taken as constant. Where U > 0 on the same set S of factors nearby, the closest point is a
     linear projection onto the span of V_S, and its own derivative; that is what the backward pass applies. It is exact
-    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach.
+    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach. Half
+    precision is computed in float32.
     """
-    return _Project.apply(A, V.detach(), sweeps)
+    full = torch.promote_types(A.dtype, torch.float32)
+    return _Project.apply(A.to(full), V.detach().to(full), sweeps).to(A.dtype)
 
 
 class _Project(torch.autograd.Function):
@@ -100,6 +120,7 @@ class _Project(torch.autograd.Function):
         return U.mT @ V
 
     @staticmethod
+    @isolated()
     def backward(context, gradient):
         active, V = context.saved_tensors
         return _onto_span(gradient, V, active.mT.to(V.dtype)), None, None

@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
-from .heatmaps import Maps, of_one_shape
+from ._inputs import isolated
+from .feature_maps import Maps, check_maps, of_one_shape
+from .gate import check_counts, described, ids, is_dense, listed
 from .segmentation import Box, box
 from .solver import nmf
 
@@ -37,6 +39,7 @@ _PER_CELL = 40  # descriptors that k-means sees for each cell; faiss asks for 39
 # --- local descriptors --------------------------------------------------------------------------------------
 
 
+@isolated()
 def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[Box | None] | None" = None,
              sizes: Sequence[tuple[int, int]] | None = None, maps: Maps | None = None, seed: int = 0) -> list[Tensor]:
     """Local descriptors of n images: n × (r_i, C), each row of length 1, or 0 where an image activates nothing.
@@ -52,6 +55,8 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     - "nmf_v": the rows of V of a factorization of each image at `rank`, its channels weighted (eq. 5.4).
     - "nmf_vu": Û Ûᵀ V instead, Û the heatmaps smoothed by a Gaussian (eq. 5.5 to 5.7).
 
+    Half precision is computed in float32.
+
     The scale that U and V leave open is settled so that the columns of U, or Û, have length 1.
 
     boxes: of a query's object in pixels, one per image or None, with the images' `sizes` (H, W). Of the NMF methods
@@ -61,10 +66,11 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     Raises ValueError for an unknown method, features that are negative or not finite, a box outside its image, and
     boxes or maps that are missing or not wanted.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if len(features) == 0:
-        raise ValueError("there are no images to describe: features has length 0")
+    check_maps(features)
+    (rank,), _ = listed([rank])
+    features = [_full(each) for each in features]
     for i, each in enumerate(features):
         if not bool(torch.isfinite(each).all()) or bool((each < 0).any()):
             raise ValueError(f"the features of image {i} are not finite and ≥ 0; name a layer that is a ReLU")
@@ -81,7 +87,7 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
     elif by_nmf:
         rows = _factor_rows(features, method, rank, boxes, sizes, seed)
     else:
-        weights = [_crow(each) for each in features] if maps is None else maps
+        weights = [_crow(each) for each in features] if maps is None else [_full(each) for each in maps]
         rows = [torch.einsum("khw,chw->kc", by, each) * channel_weights(each)
                 for each, by in zip(features, weights, strict=True)]
     return [normalize(each, dim=1) for each in rows]
@@ -114,6 +120,11 @@ def rmac_regions(h: int, w: int, *, levels: int = 3) -> list[tuple[int, int, int
 
 def _starts(length, side, count):
     return [0] if count == 1 else [i * (length - side) // (count - 1) for i in range(count)]
+
+
+def _full(maps):
+    """Half precision as float32: sums over positions and squares leave its range."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _crow(features):
@@ -182,6 +193,19 @@ def _in_box(maps, corners, size, what):
 # --- global descriptors -------------------------------------------------------------------------------------
 
 
+def _checked(rows):
+    """Local descriptors as a list of floating tensors (r_i, C)."""
+    found = list(rows) if isinstance(rows, Sequence) or (is_dense(rows) and rows.dim()) else [rows]
+    for i, each in enumerate(found):
+        if not is_dense(each) or each.dim() != 2 or not each.is_floating_point() or not each.numel() \
+                or each.shape[1] != found[0].shape[1] or not bool(torch.isfinite(each).all()):
+            raise ValueError(f"descriptors of image {i} are {described(each)}; expected finite numbers (r, C), of one "
+                             "C for all images")
+    if not found:
+        raise ValueError("there are no descriptors: expected those of n ≥ 1 images")
+    return found
+
+
 @dataclass(frozen=True)
 class Whitening:
     """PCA-whitening: x ↦ P (x - mean), with P (d, C) the principal directions over their standard deviations."""
@@ -190,13 +214,16 @@ class Whitening:
     directions: Tensor  # (d, C)
 
     @classmethod
+    @isolated()
     def fit(cls, rows: Sequence[Tensor], *, dimensions: int | None = None) -> "Whitening":
         """Learned from local descriptors, n × (r_i, C): of other images than those it will be used on.
 
-        dimensions: the most to keep. Directions whose variance is below a millionth of the largest are dropped: they
-        are rounding, which whitening would blow up. Raises ValueError if none is left.
+        Rows of 0, as of images that activate nothing, have no direction and are left out. dimensions: the most to keep.
+        Directions whose variance is below a millionth of the largest are dropped: they are rounding, which whitening
+        would blow up. Raises ValueError if none is left.
         """
-        X = torch.cat(list(rows)).double()
+        X = torch.cat(_checked(rows)).double()
+        X = X[X.any(1)] if bool(X.any()) else X
         mean = X.mean(0)
         _, spread, directions = torch.linalg.svd(X - mean, full_matrices=False)
         kept = int((spread ** 2 > 1e-6 * spread[0] ** 2).sum()) if bool(spread[0] > 0) else 0
@@ -206,17 +233,19 @@ class Whitening:
         deviation = spread[:kept, None] / len(X) ** 0.5
         return cls(mean.float(), (directions[:kept] / deviation).float())
 
+    @isolated()
     def __call__(self, rows: Tensor) -> Tensor:
-        """(r, C) to (r, d)."""
-        return (rows - self.mean) @ self.directions.mT
+        """(r, C) to (r, d). A row of 0, of an image that activates nothing, stays 0: it is no point of the space."""
+        return torch.where(rows.any(1, keepdim=True), (rows - self.mean) @ self.directions.mT, 0)
 
 
+@isolated()
 def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, regional: bool = False) -> Tensor:
     """Global descriptors (n, d) of length 1: the sum of each image's local descriptors, whitened.
 
     regional: bring rows to length 1 once more before adding them up, as R-MAC and CAM do.
     """
-    whitened = [each if whitening is None else whitening(each) for each in rows]
+    whitened = [each if whitening is None else whitening(each) for each in _checked(rows)]
     if regional:
         whitened = [normalize(each, dim=1) for each in whitened]
     return normalize(torch.stack([each.sum(0) for each in whitened]), dim=1)
@@ -230,21 +259,32 @@ class Index:
     """Descriptors of named images, searched exactly or, where they are many, by faiss.
 
     about: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for
-    queries that were made alike: `check` compares.
+    queries that were made alike: `check` compares. stamps: what tells each image from an edited one of the same name,
+    such as `photographs.stamp` of its file; `unchanged` compares.
     """
 
     descriptors: Tensor  # (n, d), rows of length 1
     names: list[str]
     about: dict = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # images that could not be read
+    stamps: list[str] = field(default_factory=list)  # n, "" for an image without
 
     def __post_init__(self):
         self._check(self.descriptors, self.names)
+        self.stamps = self._stamps(self.stamps, self.names)
+
+    @staticmethod
+    def _stamps(stamps, names):
+        if stamps and len(stamps) != len(names):
+            raise ValueError(f"{len(stamps)} stamps for {len(names)} names; pass one for each, or none")
+        return list(stamps) or [""] * len(names)
 
     @staticmethod
     def _check(descriptors, names):
-        if descriptors.dim() != 2 or len(descriptors) != len(names):
-            raise ValueError(f"{len(names)} names for descriptors of shape {tuple(descriptors.shape)}; expected (n, d)")
+        known = ids(names, "names")
+        if not is_dense(descriptors) or descriptors.dim() != 2 or not descriptors.is_floating_point() \
+                or len(descriptors) != len(known):
+            raise ValueError(f"{len(known)} names for descriptors {described(descriptors)}; expected (n, d)")
         wrong = (~torch.isfinite(descriptors).all(1)).nonzero().flatten().tolist()
         if wrong:
             raise ValueError(f"the descriptor of {names[wrong[0]]!r} is not finite")
@@ -256,17 +296,29 @@ class Index:
                 raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; "
                                  f"build it again, or describe the query alike")
 
-    def add(self, descriptors: Tensor, names: Sequence[str]) -> None:
+    def unchanged(self, stamps: Mapping[str, str]) -> "Index":
+        """An index of those images that still have the stamp they had: {name: stamp} of what is there now.
+
+        What is gone, edited, or has no stamp is not in it, and is to be added again if it is there.
+        """
+        kept = [i for i, (name, stamp) in enumerate(zip(self.names, self.stamps, strict=True))
+                if stamp and stamps.get(name) == stamp]
+        return Index(self.descriptors[kept], [self.names[i] for i in kept], self.about,
+                     stamps=[self.stamps[i] for i in kept])
+
+    def add(self, descriptors: Tensor, names: Sequence[str], *, stamps: Sequence[str] = ()) -> None:
         """Append images. Raises ValueError for a name that is there already and descriptors of another width."""
         self._check(descriptors, names)
+        stamps = self._stamps(stamps, names)
         if len({*self.names, *names}) < len(self.names) + len(names):
             raise ValueError(f"{sorted({*names} & {*self.names})[:3] or list(names)[:3]}: names must be new and unlike")
         if descriptors.shape[1] != self.descriptors.shape[1]:
             raise ValueError(f"descriptors of width {descriptors.shape[1]} do not fit an index of width "
                              f"{self.descriptors.shape[1]}")
         self.descriptors = torch.cat([self.descriptors, descriptors])
-        self.names = [*self.names, *names]
+        self.names, self.stamps = [*self.names, *names], [*self.stamps, *stamps]
 
+    @isolated()
     def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
                by: Any = None) -> tuple[Tensor, Tensor]:
         """Scores and places, (q, top), of the images most like each query (q, d), best first.
@@ -274,9 +326,16 @@ class Index:
         expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
         by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched exactly.
         """
-        if queries.dim() != 2 or queries.shape[1] != self.descriptors.shape[1]:
-            raise ValueError(f"queries of shape {tuple(queries.shape)} do not fit descriptors of width "
-                             f"{self.descriptors.shape[1]}; expected (q, {self.descriptors.shape[1]})")
+        width = self.descriptors.shape[1]
+        if not is_dense(queries) or queries.shape[1:] != (width,) or not queries.is_floating_point() \
+                or not bool(torch.isfinite(queries).all()):
+            shape = tuple(queries.shape) if isinstance(queries, Tensor) else type(queries).__name__
+            raise ValueError(f"queries of shape {shape} do not fit descriptors of width {width}; expected finite "
+                             f"numbers (q, {width})")
+        check_counts(0, expand=expand)
+        if top is not None:
+            check_counts(top=top)
+        queries = queries.to(self.descriptors)
         top = len(self.names) if top is None else min(top, len(self.names))
         if expand:
             _, first = self.search(queries, top=expand, by=by)
@@ -326,32 +385,39 @@ class Index:
         the index that was there."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / "descriptors.draft"
-        save_file({"descriptors": self.descriptors.contiguous()}, draft)
-        digest = pooch.file_hash(str(draft))
-        file = folder / f"descriptors-{digest[:16]}.safetensors"
-        os.replace(draft, file)
-        text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
-                           "left_out": self.left_out}, indent=1, ensure_ascii=False)
-        card = folder / "index.json.draft"
-        card.write_text(text, encoding="utf-8")
-        os.replace(card, folder / "index.json")
+        draft, card = folder / f"descriptors.{os.getpid()}.draft", folder / f"index.{os.getpid()}.draft"
+        try:
+            save_file({"descriptors": self.descriptors.contiguous()}, draft)
+            digest = pooch.file_hash(str(draft))
+            file = folder / f"descriptors-{digest[:16]}.safetensors"
+            os.replace(draft, file)
+            text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
+                               "left_out": self.left_out, "stamps": self.stamps}, indent=1, ensure_ascii=False)
+            card.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
+            os.replace(card, folder / "index.json")
+        finally:
+            draft.unlink(missing_ok=True)
+            card.unlink(missing_ok=True)
         for old in folder.glob("descriptors-*.safetensors"):
             if old != file:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Index":
         """Raises FileNotFoundError where there is no index, and ValueError for one of another version or damaged."""
         folder = Path(folder)
-        found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        try:
+            found = json.loads((folder / "index.json").read_text(encoding="utf-8", errors="surrogateescape"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{folder / 'index.json'} is damaged ({error}); build the index again") from error
         if found.get("version") != VERSION:
             raise ValueError(f"{folder} holds an index of version {found.get('version')!r}, not {VERSION}; build it "
                              f"again")
         file = folder / f"descriptors-{found['sha256'][:16]}.safetensors"
         if not file.exists() or pooch.file_hash(str(file)) != found["sha256"]:
             raise ValueError(f"{file} is missing or damaged; build the index again")
-        return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"])
+        return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"],
+                   found.get("stamps", []))
 
 
 # --- regions of the results ---------------------------------------------------------------------------------
@@ -380,29 +446,42 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
 # --- how good a ranking is ----------------------------------------------------------------------------------
 
 
-def average_precision(ranking: Sequence, positives: Collection, junk: Container = ()) -> float:
+def average_precision(ranking: Iterable, positives: Iterable, junk: Iterable = ()) -> float:
     """The area under precision against recall, by trapezoids as the program of Oxford Buildings computes it.
 
     ranking: images, best first. positives: those to be found. junk: neither right nor wrong; they are
-    taken out of the ranking. Positives that the ranking does not list count as never found.
+    taken out of the ranking. Positives that the ranking does not list count as never found. Images are names or
+    numbers, which compare by value, and stand once in each of the three.
 
-    Raises ValueError without positives.
+    Raises ValueError without positives, and for an image that stands twice.
     """
-    if not len(positives):
-        raise ValueError("a query without positives has no average precision; leave it out")
-    hits = [image in positives for image in ranking if image not in junk]
+    listed, wanted, ignored = _judged(ranking, positives, junk)
+    hits = [image in wanted for image in listed if image not in ignored]
     total, found = 0.0, 0
     for r, hit in enumerate(hits):
         if hit:
             total += ((found / r if r else 1) + (found + 1) / (r + 1)) / 2
             found += 1
-    return total / len(positives)
+    return total / len(wanted)
 
 
-def average_precision_at(ranking: Sequence, positives: Collection, n: int = 30) -> float:
-    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives."""
-    hits = [image in positives for image in ranking[:n]]
+def average_precision_at(ranking: Iterable, positives: Iterable, n: int = 30) -> float:
+    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives.
+
+    Raises ValueError as `average_precision`, and for n below 1.
+    """
+    check_counts(n=n)
+    listed, wanted, _ = _judged(ranking, positives)
+    hits = [image in wanted for image in listed[:n]]
     return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
+
+
+def _judged(ranking, positives, junk=()):
+    """A ranking, and sets of its positives and its junk."""
+    wanted = set(ids(positives, "positives"))
+    if not wanted:
+        raise ValueError("a query without positives has no average precision; leave it out")
+    return ids(ranking, "the ranking"), wanted, set(ids(junk, "junk"))
 
 
 @dataclass(frozen=True)

@@ -1,48 +1,61 @@
 """Activations that are not non-negative, such as those of GELU networks and transformers, made fit for NMF."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._inputs import dense, isolated
 from .factorization import Factorization
+from .gate import Channelwise, check_counts, described, listed
 from .solver import _sweep, nmf
 
 
-class Split(nn.Module):
+class Split(Channelwise):
     """Positive and negative parts side by side, (n, C, ...) -> (n, 2C, ...) ≥ 0: concatenated ReLU (Shang et al. 2016).
 
     Followed by `Join` it changes nothing, so a pair of them makes any layer one whose activations can be factorized:
 
         model.block3 = nn.Sequential(model.block3, Split(), Join())
         accuracy_curve(model, "block3.1", inputs, labels)
+
+    channels: of both, "last" for (n, ..., C), "tokens" for (n, T, C); the default is dimension 1. Functions that take a
+    model then know where the channels are. Raises ValueError for another name, and for a tensor that does not fit.
     """
 
+    widens = 2
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x.relu(), (-x).relu()], 1)
+        along = self.dimension(x)
+        return torch.cat([x.relu(), (-x).relu()], along)
 
 
-class Join(nn.Module):
+class Join(Channelwise):
     """The inverse of `Split`: (n, 2C, ...) -> (n, C, ...). Raises ValueError for an odd number of channels."""
 
     def forward(self, parts: Tensor) -> Tensor:
-        if parts.shape[1] % 2:
-            raise ValueError(f"{parts.shape[1]} channels are not positive and negative parts: put Join behind Split")
-        positive, negative = parts.chunk(2, 1)
+        along = self.dimension(parts)
+        if parts.shape[along] % 2:
+            raise ValueError(f"{parts.shape[along]} channels are not positive and negative parts: put Join behind "
+                             "Split, with the same channels=")
+        positive, negative = parts.chunk(2, along)
         return positive - negative
 
 
+@isolated()
 def semi_nmf(A: Tensor, rank: int, *, max_iter: int = 200, tol: float = 1e-4, seed: int = 0) -> Factorization:
     """A ≈ U V with U ≥ 0 and V of any sign (Ding, Li and Jordan 2010), A (N, M) of any sign.
 
     It starts from an NMF of the positive and negative parts side by side, which is such a factorization already, and
     lowers its error: V by least squares, U by HALS, in turn, until the error falls by less than `tol` of itself.
-    Rows of V have unit length.
+    Rows of V have unit length. A sparse A is made dense.
 
     Raises ValueError as `nmf` does, and for max_iter below 1.
     """
-    if max_iter < 1:
-        raise ValueError(f"max_iter={max_iter} must be at least 1")
-    start = nmf(Split()(A.detach()), rank, seed=seed)
-    A, U, V = A.detach().to(start.U.dtype), start.U, Join()(start.V)
+    check_counts(max_iter=max_iter)
+    A, ((rank,), _) = dense(A, "(N, M)"), listed([rank])
+    if A.dim() != 2:
+        raise ValueError(f"A is {described(A)}; expected a matrix (N, M)")
+    start = nmf(Split()(A), rank, seed=seed)
+    U, V = start.U, Join()(start.V)
     error = torch.linalg.norm(A - U @ V)
     for _ in range(max_iter):
         V = (torch.linalg.pinv(U.double()) @ A.double()).to(U)  # of least norm, where columns of U are dependent

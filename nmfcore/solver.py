@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from numbers import Integral, Number, Real
 from typing import overload
 
+import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from . import _inputs
+from ._inputs import isolated
 
 try:
     from . import _cpu
@@ -63,17 +67,20 @@ class Factors:
         return name(self.status.tolist())
 
     @property
+    @isolated()
     def approximation(self) -> Tensor:
         """(…, N, M) U V."""
         return self.U @ self.V
 
+    @isolated()
     def kkt(self, A: Tensor) -> Tensor:
         """(…) How far from stationary, 0 at a point that satisfies the Karush-Kuhn-Tucker conditions.
 
         It is the norm, relative to ‖A‖_F, of the changes that an exact step in every single component, taken alone,
-        would make to the approximation: ‖(U − [U − ∇_U / ‖V_k‖²]₊) ‖V_k‖‖ and the same for V.
+        would make to the approximation: ‖(U − [U − ∇_U / ‖V_k‖²]₊) ‖V_k‖‖ and the same for V. A is what was
+        factorized; where it is sparse, it is made dense.
         """
-        A = A.to(self.U.dtype)
+        A = _inputs.dense(A).to(self.U)
         peak = A.amax((-2, -1), keepdim=True)
         peak = torch.where(peak > 0, peak, 1)
         A, U = A / peak, self.U / peak
@@ -96,12 +103,15 @@ def nmf(A: Tensor, rank: int, *, solver: str = ..., init: str | tuple[Tensor, Te
 def nmf(A: Tensor, rank: Sequence[int], *, solver: str = ..., init: str | tuple[Tensor, Tensor] = ...,
         mask: Tensor | None = ..., warm: bool = ..., chunk: int | None = ..., group: dist.ProcessGroup | None = ...,
         max_iter: int | None = ..., tol: float = ..., seed: int = ...) -> list[Factors]: ...
+@isolated()
 def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "random", mask: Tensor | None = None,
         warm: bool = True, chunk: int | None = None, group: dist.ProcessGroup | None = None,
         max_iter: int | None = None, tol: float = 1e-4, seed: int = 0):
     """Minimize ‖A − U V‖_F over U, V ≥ 0 (thesis eq. 2.27).
 
-    A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, float64 stays float64.
+    A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, float64 stays float64. It may be
+        sparse, of any layout, or a SciPy sparse matrix; HALS on the CPU then works on the entries that are not zero, as
+        long as these are few, and everything else makes it dense.
     rank: K, or a sequence of ranks, which gives a list with one `Factors` per rank.
     solver: "hals", or "mu" for plain multiplicative updates.
     init: "random", or a pair U (…, N, K), V (…, K, M) to start from.
@@ -150,36 +160,31 @@ class _Run:
             max_iter = 1000 if solver == "hals" else 200
         if not _is_count(max_iter):
             raise ValueError(f"max_iter {max_iter!r} must be an integer ≥ 1")
-        if not isinstance(A, Tensor) or not A.is_floating_point():
-            kind = A.dtype if isinstance(A, Tensor) else type(A).__name__
-            raise ValueError(f"A must be a floating-point tensor, got {kind}; convert it with "
-                             f"torch.as_tensor(A).float()")
-        if A.dim() < 2 or A.numel() == 0:
+        _inputs.check_type(A, "(…, N, M)")
+        if len(A.shape) < 2 or math.prod(A.shape) == 0:
             raise ValueError(f"A must have shape (…, N, M) with at least one entry, got {tuple(A.shape)}")
         self.batch, (self.N, self.M) = A.shape[:-2], A.shape[-2:]
+        self.device = A.device if isinstance(A, Tensor) else torch.device("cpu")
+        sparse = _inputs.is_sparse(A)
         self.ranks, self.solver, self.max_iter, self.tol, self.seed = ranks, solver, max_iter, tol, seed
         self.chunk = chunk
         self.group, self.offset, self.total = None, 0, self.N  # this process's rows among those of the group
-        self.dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
-        self.compiled = _cpu is not None and solver == "hals" and A.device.type == "cpu"
-        if chunk is not None and not (_is_count(chunk) and self.compiled and A.dim() == 2 and mask is None):
-            raise ValueError(f"chunk {chunk!r} must be None, or an integer ≥ 1 with one matrix (N, M) on the CPU, "
-                             f"solver 'hals', no mask, and numba installed")
+        self.dtype = _inputs.precision(A)
+        self.compiled = _cpu is not None and solver == "hals" and self.device.type == "cpu"
+        if chunk is not None and not (_is_count(chunk) and self.compiled and len(A.shape) == 2 and mask is None
+                                      and not sparse):
+            raise ValueError(f"chunk {chunk!r} must be None, or an integer ≥ 1 with one matrix (N, M), dense, on the "
+                             f"CPU, solver 'hals', no mask, and numba installed")
         for K in ranks:
-            _check_rank(A, K)
-        A = A.detach() if chunk else A.detach().to(self.dtype)
-        if mask is not None:
-            if not isinstance(mask, Tensor) or mask.shape != A.shape[:-1] or mask.dtype != torch.bool:
-                got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-                raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, got {got}")
-            A = torch.where(mask.unsqueeze(-1), A, 0)
-        self.A = A.reshape(-1, self.N, self.M)
-        self.peak, self.sparse = None, [None] * len(self.A)
-        if self.compiled and chunk is None:
-            self.A = self.A.contiguous()
-            self.peak, self.sparse = _cpu.survey_all(self.A, max(ranks, default=1))
-        if self.peak is None:
-            self.peak = _peaks(A, chunk or self.N)  # (B,)
+            self._check_rank(K)
+        if mask is not None and (not isinstance(mask, Tensor) or mask.shape != A.shape[:-1]
+                                 or mask.dtype != torch.bool):
+            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask must be a bool tensor of shape {tuple(A.shape[:-1])}, got {got}")
+        if sparse and self.compiled:
+            self._take_sparse(_inputs.csr(A), mask, max(ranks, default=1))
+        else:
+            self._take_dense(_inputs.dense(A) if sparse else A.detach(), mask, chunk, max(ranks, default=1))
         if not isinstance(init, (tuple, list)):
             if init != "random":
                 raise ValueError(f"init {init!r} is not 'random' or a pair (U, V)")
@@ -187,9 +192,55 @@ class _Run:
         else:
             self.given = self._checked_pair(init, ranks)
         self.warm = bool(warm) and solver == "hals" and self.given is None
-        self.triton = _triton_for(A) if A.is_cuda and self.dtype == torch.float32 else None
+        cuda = self.device.type == "cuda"
+        self.triton = _triton_for(self.device) if cuda and self.dtype == torch.float32 else None
         threads = torch.get_num_threads() if self.compiled else 1
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def _take_dense(self, A, mask, chunk, rank):
+        """Set `A` (B, N, M), the largest entry of each matrix, and the CSR forms of those for which they are faster."""
+        A = A if chunk else A.to(self.dtype)
+        if mask is not None:
+            A = torch.where(mask.unsqueeze(-1), A, 0)
+        self.A = A.reshape(-1, self.N, self.M)
+        self.peak, self.sparse = None, [None] * len(self.A)
+        if self.compiled and chunk is None:
+            self.A = self.A.contiguous()
+            self.peak, self.sparse = _cpu.survey_all(self.A, rank)
+        if self.peak is None:
+            self.peak = _peaks(A, chunk or self.N)  # (B,)
+
+    def _take_sparse(self, matrices, mask, rank):
+        """The same from matrices in CSR form; those that have too many entries for it become dense."""
+        if mask is not None:
+            for X, rows in zip(matrices, mask.reshape(-1, self.N).numpy(), strict=True):
+                X.data[~rows.repeat(np.diff(X.indptr))] = 0
+                X.eliminate_zeros()
+        for b, X in enumerate(matrices):
+            wrong = np.flatnonzero(~(np.isfinite(X.data) & (X.data >= 0)))
+            if len(wrong):
+                row = int(np.searchsorted(X.indptr, wrong[0], "right")) - 1
+                place = [*map(int, np.unravel_index(b, self.batch)), row, int(X.indices[wrong[0]])]
+                raise _bad_entry(place, X.data[wrong[0]])
+        self.peak = torch.tensor([X.data.max(initial=0) for X in matrices], dtype=self.dtype)
+        self.sparse = [_cpu.sparse_form(X, rank) for X in matrices]
+        self.A = [torch.from_numpy(X.toarray()) if form is None else None
+                  for X, form in zip(matrices, self.sparse, strict=True)]
+
+    def _check_rank(self, K):
+        if not _is_count(K):
+            raise ValueError(f"rank {K!r} must be an integer ≥ 1")
+        N, M, batch = self.N, self.M, math.prod(self.batch)
+        padded = -(-int(K) // 16) * 16  # the compiled path works on tiles of 16
+        size = torch.finfo(self.dtype).bits // 8
+        needed = batch * size * (6 * padded * (N + M) + 3 * padded ** 2)  # factors, extrapolations, products
+        if needed < 2 ** 27:
+            return  # asking takes longer than small problems do
+        cuda = self.device.type == "cuda"
+        free = torch.cuda.mem_get_info(self.device)[0] if cuda else psutil.virtual_memory().available
+        if needed > free:
+            raise ValueError(f"rank {K} needs about {needed:,} bytes for {batch} × ({N} × {M}), "
+                             f"but {free:,} bytes are free on {self.device}; lower the rank or split the batch")
 
     def _checked_pair(self, init, ranks):
         """U (B, K, N), transposed, and V (B, K, M)."""
@@ -202,7 +253,7 @@ class _Run:
                                  f"got {tuple(U.shape)} and {tuple(V.shape)}")
         if not all(low >= 0 and high < math.inf for low, high in map(torch.aminmax, init)):  # NaN is neither
             raise ValueError("init must be finite and ≥ 0")
-        U, V = (X.detach().to(self.A.device, self.dtype).reshape(-1, *X.shape[-2:]) for X in init)
+        U, V = (X.detach().to(self.device, self.dtype).reshape(-1, *X.shape[-2:]) for X in init)
         self.start_peak = U.amax((-2, -1))  # (B,)
         return U.mT, V
 
@@ -251,9 +302,9 @@ class _Run:
             raise ValueError(f"the processes of a group must make the same call, but by process they have {differing}")
         counts = [its["N"] for its in them]
         self.group, self.offset, self.total = group, sum(counts[:dist.get_rank(group)]), sum(counts)
-        self.peak = torch.stack([its["peak"] for its in them]).amax(0).to(self.A.device)
+        self.peak = torch.stack([its["peak"] for its in them]).amax(0).to(self.device)
         if self.given:
-            self.start_peak = torch.stack([its["start"] for its in them]).amax(0).to(self.A.device)
+            self.start_peak = torch.stack([its["start"] for its in them]).amax(0).to(self.device)
 
     def sum_all(self, *arrays):
         """Add arrays or tensors over the processes of the group, in place."""
@@ -277,7 +328,7 @@ class _Run:
             U, V = self.given
             largest = (torch.where(top > 0, top, 1)[:, None, None] for top in (self.start_peak, V.amax((-2, -1))))
             return U / next(largest), V / next(largest)
-        B, device = len(self.A), self.A.device
+        B, device = len(self.A), self.device
         U, V = self._draw(K, self.N, self.offset, 0), self._draw(K, self.M, 0, 1)
         return U.to(device).expand(B, K, self.N), V.to(device).expand(B, K, self.M)
 
@@ -294,7 +345,7 @@ class _Run:
         """Indices of the rows to solve first, spread evenly over all processes; None where that does not pay."""
         least, most = _SAMPLE
         size = max(min(8 * K, self.total // 4), min(max(least, self.total // 8), most))
-        few = 4 * most if self.A.is_cuda else 0  # which take a GPU as long as many
+        few = 4 * most if self.device.type == "cuda" else 0  # which take a GPU as long as many
         if size < 2 * K or self.total < max(4 * size, few):
             return None
         golden = (torch.arange(self.offset, self.offset + self.N, dtype=torch.float64) * 0.6180339887498949) % 1
@@ -508,32 +559,17 @@ class _Run:
         return square.clamp_min(0).sqrt()
 
 
-def _triton_for(A):
-    """nmfcore._triton where its kernels can be built for the device of A, else None."""
+def _triton_for(device):
+    """nmfcore._triton where its kernels can be built for the device, else None."""
     try:
         from . import _triton
     except ImportError:
         return None
-    return _triton if _triton.works(A.device) else None
+    return _triton if _triton.works(device) else None
 
 
 def _is_count(value):
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
-
-
-def _check_rank(A, K):
-    if not _is_count(K):
-        raise ValueError(f"rank {K!r} must be an integer ≥ 1")
-    N, M = A.shape[-2:]
-    batch, size = A[..., 0, 0].numel(), max(A.element_size(), 4)
-    padded = -(-int(K) // 16) * 16  # the compiled path works on tiles of 16
-    needed = batch * size * (6 * padded * (N + M) + 3 * padded ** 2)  # factors, extrapolations, products
-    if needed < 2 ** 27:
-        return  # asking takes longer than small problems do
-    free = torch.cuda.mem_get_info(A.device)[0] if A.is_cuda else psutil.virtual_memory().available
-    if needed > free:
-        raise ValueError(f"rank {K} needs about {needed:,} bytes for {batch} × ({N} × {M}), "
-                         f"but {free:,} bytes are free on {A.device}; lower the rank or split the batch")
 
 
 def _peaks(A, chunk):
@@ -546,9 +582,13 @@ def _peaks(A, chunk):
             index = (~torch.isfinite(rows) | (rows < 0)).nonzero()[0].tolist()
             value = rows[tuple(index)].item()
             index[-2] += first
-            raise ValueError(f"A{index} = {value} but every entry must be finite and ≥ 0; "
-                             f"factorize the activations after a ReLU, or clamp them")
+            raise _bad_entry(index, value)
     return torch.stack(peaks).amax(0)
+
+
+def _bad_entry(index, value):
+    return ValueError(f"A{index} = {value} but every entry must be finite and ≥ 0; "
+                      f"factorize the activations after a ReLU, or clamp them")
 
 
 def _rows_at(X, index):

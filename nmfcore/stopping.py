@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from .activations import capture, evaluation_mode
-from .compression import METHODS, accuracy_curve, powers_of_two
+from .compression import METHODS, accuracy_curve, powers_of_two, widths
+from .gate import LayerName, Output, check_channels, check_counts, find_layers, unwrapped
 
 
 def smoothed(values: Sequence[float], radius: int) -> list[float]:
@@ -61,29 +60,35 @@ class EarlyStopping:
 
     Args:
         model: gives (n, classes) logits.
-        layers: names of the layers to compress, in one forward pass.
+        layers: those to compress, in one forward pass, by name or as modules.
         inputs, labels: a batch or a sequence of batches of training samples, as `accuracy_curve` takes them.
         ranks: default: powers of 2 up to the width of the narrowest layer.
         radius: of the moving average, in checks.
         method: one of `compression.METHODS`.
+        channels, skip, output, batch_size: as for `accuracy_curve`.
 
     Attributes:
         auc: of each check.
         best: the check at the first maximum of the smoothed AuC, None until it is certain.
         seconds: spent in checks.
 
-    Raises ValueError for a negative radius and an unknown method; `check` for all that `accuracy_curve` refuses.
+    Raises ValueError for a negative radius, an unknown method and layers that the model does not have; `check` for all
+    else that `accuracy_curve` refuses.
     """
 
-    def __init__(self, model: nn.Module, layers: str | Sequence[str], inputs: Tensor | Sequence[Tensor],
+    def __init__(self, model: nn.Module, layers: LayerName | Sequence[LayerName], inputs: Tensor | Sequence[Tensor],
                  labels: Tensor | Sequence[Tensor], *, ranks: Sequence[int] | None = None, radius: int = 4,
-                 method: str = "nmf", seed: int = 0):
-        if radius < 0:
-            raise ValueError(f"radius={radius}: expected 0 or more")
-        if method not in METHODS:
+                 method: str = "nmf", channels: str | None = None, skip: int = 0, output: Output = None,
+                 batch_size: int | None = None, seed: int = 0):
+        check_counts(0, radius=radius)
+        if not isinstance(method, str) or method not in METHODS:
             raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
         self.model, self.inputs, self.labels = model, inputs, labels
-        self.layers = [layers] if isinstance(layers, str) else list(layers)
+        self.layers = find_layers(unwrapped(model), layers)
+        check_channels(channels, skip)
+        if batch_size is not None:
+            check_counts(batch_size=batch_size)
+        self.channels, self.skip, self.output, self.batch_size = channels, skip, output, batch_size
         self.ranks, self.radius, self.method, self.seed = ranks, radius, method, seed
         self.auc: list[float] = []
         self.best: int | None = None
@@ -101,8 +106,9 @@ class EarlyStopping:
         begin = time.perf_counter()
         if self.ranks is None:
             self.ranks = self._powers()
-        curve = accuracy_curve(self.model, self.layers, self.inputs, self.labels, ranks=self.ranks,
-                               method=self.method, tol=1e-2, seed=self.seed)
+        curve = accuracy_curve(self.model, [layer.name for layer in self.layers], self.inputs, self.labels,
+                               ranks=self.ranks, method=self.method, channels=self.channels, skip=self.skip,
+                               output=self.output, batch_size=self.batch_size, tol=1e-2, seed=self.seed)
         self.auc.append(curve.auc)
         self._weights.append({name: value.detach().to("cpu", copy=True)
                               for name, value in self.model.state_dict().items()})
@@ -119,6 +125,4 @@ class EarlyStopping:
 
     def _powers(self):
         probe = self.inputs[:1] if isinstance(self.inputs, Tensor) else self.inputs[0][:1]
-        with torch.no_grad(), evaluation_mode(self.model):
-            width = min(maps.shape[1] for maps in capture(self.model, self.layers, probe).values())
-        return powers_of_two(width)
+        return powers_of_two(min(widths(unwrapped(self.model), self.layers, probe, self.channels, self.skip)))

@@ -1,9 +1,13 @@
 """NMF of a stream: rows arrive in chunks, such as the frames of a video, and are forgotten once they are factorized."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._inputs import dense, isolated
+from .gate import check_counts, described
 from .regularization import _coefficients
 from .solver import _sweep, nmf
 
@@ -29,20 +33,34 @@ class StreamingNMF:
     Raises ValueError for arguments out of range, and as `nmf` for a chunk that has no such factorization.
     """
 
+    rank: int
+    forget: float
+    turns: int
+    sweeps: int
+    seed: int
+
     def __init__(self, rank: int, *, forget: float = 0.9, turns: int = 5, sweeps: int = 10, seed: int = 0):
-        if not 0 < forget <= 1 or turns < 1 or sweeps < 1:
-            raise ValueError(f"forget={forget} must be above 0 and at most 1, turns={turns} and sweeps={sweeps} at "
-                             "least 1")
+        check_counts(rank=rank, turns=turns, sweeps=sweeps)
+        if not isinstance(forget, Real) or not 0 < forget <= 1:
+            raise ValueError(f"forget={forget!r} must be above 0 and at most 1")
         self.rank, self.forget, self.turns, self.sweeps, self.seed = rank, forget, turns, sweeps, seed
         self.V: Tensor | None = None  # (K, M), rows of unit length
 
+    @isolated()
     @torch.no_grad()
     def update(self, A: Tensor) -> Tensor:
-        """U (N, K) ≥ 0 of a chunk A (N, M) ≥ 0; V then takes the chunk into account. N may differ between chunks."""
+        """U (N, K) ≥ 0 of a chunk A (N, M) ≥ 0; V then takes the chunk into account. N may differ between chunks.
+
+        Half precision is computed in float32, and a sparse chunk made dense. The first chunk decides the type of V.
+        """
+        A = dense(A, "(N, M)")
+        if A.dim() != 2:
+            raise ValueError(f"a chunk is {described(A)}, and must be a matrix (N, M)")
+        A = A if self.V is None else A.to(self.V.dtype)
         if self.V is None:
             self.V = nmf(A, self.rank, seed=self.seed).V
             self._gram, self._product = A.new_zeros(self.rank, self.rank), A.new_zeros(self.rank, A.shape[1])
-        if A.dim() != 2 or A.shape[1] != self.V.shape[1] or not torch.isfinite(A).all() or (A < 0).any():
+        if A.shape[1] != self.V.shape[1] or not torch.isfinite(A).all() or (A < 0).any():
             raise ValueError(f"a chunk of shape {tuple(A.shape)} must be (N, {self.V.shape[1]}), finite and "
                              "non-negative")
         past, wanted = self.forget * self._gram, self.forget * self._product

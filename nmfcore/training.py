@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from .activations import evaluation_mode
+from .gate import logits, ready, run, running
 
 _FORMAT = "nmfcore.training/2"
 
@@ -129,8 +129,8 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, epoch
 
 def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, batch_size: int = 1000) -> float:
     """Share of the images that the model classifies right, in evaluation mode; leaves its mode as it was."""
-    with torch.no_grad(), evaluation_mode(model):
-        right = [(model(x).argmax(1) == y).sum()
+    with running(model):
+        right = [(logits(run(model, ready(model, x)), len(x), least=2).argmax(1) == y.to(x.device)).sum()
                  for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)]
     return int(torch.stack(right).sum()) / len(labels)
 

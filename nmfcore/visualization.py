@@ -10,19 +10,34 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchvision.transforms import v2
 
-from .activations import _Captured, capture, evaluation_mode
+from .feature_maps import Images, Preprocess, image_set, mapped
+from .gate import (
+    LayerName,
+    check_channels,
+    check_counts,
+    described,
+    find_layer,
+    first_outputs,
+    full_precision,
+    is_dense,
+    layout,
+    ready,
+    running,
+    unwrapped,
+)
 
 # A square root of the correlation of R, G and B over the pixels of two photographs that come with scikit-learn; a test
 # computes it again. Channels of a photograph vary together, and a picture that starts so looks less garish.
 COLOR = ((0.8307, 0.4622, 0.3104), (0.4622, 0.6941, 0.5519), (0.3104, 0.5519, 0.774))
 
 
-def visualize(model: nn.Module, directions: Tensor, *, layer: str, preprocess: Callable[[Tensor], Tensor],
-              side: int = 128, steps: int = 256, step_size: float = 0.05, objective: str = "cosine",
-              seed: int = 0) -> Tensor:
+def visualize(model: nn.Module, directions: Tensor, *, layer: LayerName, preprocess: Callable[[Tensor], Tensor],
+              channels: str | None = None, skip: int = 0, side: int = 128, steps: int = 256, step_size: float = 0.05,
+              objective: str = "cosine", seed: int = 0) -> Tensor:
     """Images (n, 3, side, side), RGB in [0, 1], one for each direction.
 
-    directions: (n, C), C the channels of `layer`. preprocess: from RGB in [0, 1] to what the model expects.
+    directions: (n, C), C the channels of `layer`. preprocess: from RGB (n, 3, side, side) in [0, 1] to what the model
+    expects. channels, skip: as for `feature_maps`.
     objective, of which the mean over positions is raised in `steps` steps of Adam:
 
     - "cosine" between activation and direction (eq. 5.1);
@@ -37,63 +52,73 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: str, preprocess: C
     Raises ValueError for a layer that does not exist or gives no feature maps, a direction of another width, that is
     zero or not finite, a side below 32, and an unknown objective.
     """
-    if objective not in ("cosine", "dot_cosine"):
+    if not isinstance(objective, str) or objective not in ("cosine", "dot_cosine"):
         raise ValueError(f"objective {objective!r} is not 'cosine' or 'dot_cosine'")
-    if side < 32 or steps < 1:
-        raise ValueError(f"side={side} must be at least 32 pixels, steps={steps} at least 1")
-    module = dict(model.named_modules()).get(layer)
-    if module is None:
-        raise ValueError(f"the model has no layer {layer!r}")
-    device = next((parameter.device for parameter in model.parameters()), directions.device)
-    wanted = _unit(directions).to(device)[:, :, None, None]
+    check_counts(steps=steps)
+    check_counts(side=side)
+    if side < 32:
+        raise ValueError(f"side={side} must be at least 32 pixels")
+    if not callable(preprocess):
+        raise ValueError(f"preprocess is {described(preprocess)}; expected a function of images (n, 3, H, W) in [0, 1]")
+    check_channels(channels, skip)
+    model = unwrapped(model)
+    wanted_layer = find_layer(model, layer)
+    device = next((parameter.device for parameter in model.parameters()), _unit(directions).device)
     move = v2.Compose([
         v2.Pad(side // 8, padding_mode="reflect"),
         v2.RandomAffine(5, translate=(1 / 16, 1 / 16), scale=(0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR,
                         fill=None),  # a fill would be written in place, which has no gradient
         v2.CenterCrop(side)])
-    seen: list[Tensor] = []
-
-    def stop(_module, _args, output):
-        seen.append(output)
-        raise _Captured
-
-    handle = module.register_forward_hook(stop)
     devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices), torch.enable_grad(), evaluation_mode(model):
-            torch.manual_seed(seed)
-            spectrum = 0.01 * torch.randn(3, side, side // 2 + 1, 2)
-            spectrum = spectrum.expand(len(wanted), -1, -1, -1, -1).to(device).clone().requires_grad_()
-            optimizer = torch.optim.Adam([spectrum], lr=step_size)
-            for _ in range(steps):
-                seen.clear()
-                try:
-                    model(preprocess(move(from_spectrum(spectrum, side))))
-                except _Captured:
-                    pass
-                _check(seen, layer, wanted)
-                dot = (seen[0] * wanted).sum(1)
-                cosine = dot / seen[0].norm(dim=1).clamp(min=1e-6)
-                gain = cosine if objective == "cosine" else dot * cosine.clamp(min=0.1)
-                optimizer.zero_grad()
-                spectrum.grad, = torch.autograd.grad(-gain.mean((1, 2)).sum(), spectrum)
-                optimizer.step()
-    finally:
-        handle.remove()
-    return from_spectrum(spectrum.detach(), side)
+    evidence: dict | None = {}
+    where = None
+    with torch.random.fork_rng(devices), running(model, gradient=True):
+        wanted = _unit(directions).to(device)[:, :, None, None]
+        torch.manual_seed(seed)
+        spectrum = 0.01 * torch.randn(3, side, side // 2 + 1, 2)
+        spectrum = spectrum.expand(len(wanted), -1, -1, -1, -1).to(device).clone().requires_grad_()
+        optimizer = torch.optim.Adam([spectrum], lr=step_size)
+        for _ in range(steps):
+            inputs = ready(model, preprocess(move(from_spectrum(spectrum, side))), "what preprocess gives")
+            if len(inputs) != len(wanted) or not inputs.requires_grad:
+                raise ValueError(f"preprocess gives {tuple(inputs.shape)} for {len(wanted)} images; expected as many, "
+                                 "differentiable")
+            output = first_outputs(model, [wanted_layer], inputs, evidence=evidence)[wanted_layer.name]
+            if where is None:
+                where = layout(wanted_layer, output, len(inputs), channels=channels, skip=skip,
+                               evidence=(evidence or {})[wanted_layer.name])
+                evidence = None
+            maps = _maps(where, output, wanted_layer.name, wanted)
+            dot = (maps * wanted).sum(1)
+            cosine = dot / maps.norm(dim=1).clamp(min=1e-6)
+            gain = cosine if objective == "cosine" else dot * cosine.clamp(min=0.1)
+            optimizer.zero_grad()
+            slope, = torch.autograd.grad(-gain.mean((1, 2)).sum(), spectrum, allow_unused=True)
+            if slope is None:
+                raise ValueError(f"layer {wanted_layer.name!r} does not depend on the images, so nothing can be "
+                                 "improved")
+            spectrum.grad = slope
+            optimizer.step()
+        return from_spectrum(spectrum.detach(), side)
 
 
-def responses(model: nn.Module, images: Tensor, directions: Tensor, *, layer: str) -> Tensor:
+@full_precision()
+def responses(model: nn.Module, images: Images, directions: Tensor, *, layer: LayerName, channels: str | None = None,
+              skip: int = 0, preprocess: Preprocess = None) -> Tensor:
     """(m, n): the mean over positions of the cosine between the activations of m images and n directions (n, C).
 
-    images: (m, 3, H, W), as the model expects them. A visualization that shows what it should has the largest entry of
-    its row at its own direction. Raises ValueError as `visualize` does.
+    images, channels, skip, preprocess: as for `feature_maps`. A visualization that shows what it should has the largest
+    entry of its row at its own direction. Raises ValueError as `visualize` and `feature_maps` do.
     """
+    wanted = _unit(directions)
+    images = image_set(images, preprocess)
+    found: dict[int, Tensor] = {}
     with torch.no_grad():
-        maps = capture(model, layer, images)[layer]
-    wanted = _unit(directions).to(maps.device)
-    _check([maps], layer, wanted[:, :, None, None])
-    return torch.einsum("mchw,nc->mnhw", normalize(maps, dim=1), wanted).mean((2, 3))
+        for i, _, maps in mapped(model, images, layer, channels=channels, skip=skip, signed=True):
+            if len(maps) != wanted.shape[1]:
+                raise ValueError(f"directions of {wanted.shape[1]} channels do not fit the {len(maps)} of {layer!r}")
+            found[i] = torch.einsum("chw,nc->nhw", normalize(maps, dim=0), wanted.to(maps)).mean((1, 2))
+    return torch.stack([found[i] for i in range(len(found))])
 
 
 def from_spectrum(spectrum: Tensor, side: int) -> Tensor:
@@ -120,21 +145,24 @@ def to_spectrum(images: Tensor) -> Tensor:
 
 
 def _unit(directions):
-    if directions.dim() != 2 or not len(directions):
-        raise ValueError(f"directions must have shape (n, C) with n ≥ 1, got {tuple(directions.shape)}")
+    if not is_dense(directions) or directions.dim() != 2 or not len(directions) or directions.is_complex():
+        raise ValueError(f"directions must have shape (n, C) with n ≥ 1, got {described(directions)}")
     length = directions.float().norm(dim=1)
     wrong = (~(torch.isfinite(length) & (length > 0))).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(f"direction {wrong[0]} has length {float(length[wrong[0]]):g}; leave it out")
-    return directions.float() / length[:, None]
+    return directions.float().detach() / length[:, None].detach()
 
 
-def _check(seen, layer, wanted):
-    if not seen or seen[0].dim() != 4:
-        raise ValueError(f"layer {layer!r} gives {tuple(seen[0].shape) if seen else 'nothing'}, not feature maps "
-                         f"(n, C, H, W)")
-    if seen[0].shape[1] != wanted.shape[1]:
-        raise ValueError(f"directions of {wanted.shape[1]} channels do not fit the {seen[0].shape[1]} of {layer!r}")
+def _maps(where, output, name, wanted):
+    """(n, C, h, w) float: a layer's output, the tokens in one line, as only means over positions are taken."""
+    if output.dim() != 4 and where.channels != "tokens":
+        raise ValueError(f"layer {name!r} gives {tuple(output.shape)}, not feature maps (n, C, H, W)")
+    maps = where.channels_first(output)
+    if maps.shape[1] != wanted.shape[1]:
+        raise ValueError(f"directions of {wanted.shape[1]} channels do not fit the {maps.shape[1]} of {name!r}")
+    maps = maps[:, :, None] if maps.dim() == 3 else maps
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _scale(side):

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 
-import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from nmfcore._optional import needed_by
 from nmfcore.plots import COLORS
+
+with needed_by("nmfcore.widgets"):
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML
+    from matplotlib.figure import Figure
 
 _SHOW = ("const box = this.closest('.nmf-frames');"
          "box.querySelectorAll('figure').forEach((frame, i) => { frame.hidden = i != this.value; });"

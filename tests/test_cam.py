@@ -109,7 +109,7 @@ def test_bad_input_to_the_rest_of_the_network(connected):
     for top in (0, 4):
         with pytest.raises(ValueError, match=rf"top={top} classes of scores of shape \(2, 3\)"):
             predicted_grad_cam(connected[2:], features, top)
-    with pytest.raises(ValueError, match=r"scores of shape \(2, 5, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"gives \(2, 5, 2, 2\); expected logits \(n, classes\)"):
         predicted_grad_cam(connected[2:4], features, 1)
 
     class Constant(nn.Module):
@@ -144,7 +144,7 @@ def test_bad_input(pooled):
         with pytest.raises(ValueError, match=r"one for each of 2 images, from 0 to 3"):
             cam(pooled, x, classes, layer="1", classifier="4")
     for classes in (None, 0):
-        with pytest.raises(ValueError, match=r"gives \(2, 6, 6, 6\), not scores \(n, classes\).*needs a classifier"):
+        with pytest.raises(ValueError, match=r"gives \(2, 6, 6, 6\); expected logits \(n, classes\).*as a classifier"):
             grad_cam(pooled[:2], x, classes, layer="1")
     with pytest.raises(ValueError, match="no layer '9'"):
         grad_cam(pooled, x, 0, layer="9")

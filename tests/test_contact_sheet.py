@@ -1,6 +1,10 @@
 """`make heatmaps`: a folder in, one page out that holds everything; on embedded photographs and without a network."""
 
+import argparse
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -18,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY / "tools"), str(Path(__file__).parent)]
 
 import heatmaps as tool  # noqa: E402
+import photographs_page  # noqa: E402
 from test_site import foreign, mute  # noqa: E402
 
 from nmfcore import contact_sheet, networks  # noqa: E402
@@ -134,11 +139,107 @@ def test_bad_input_is_an_error_that_says_what_to_do(tmp_path, capsys, name, K, m
     assert re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
 
 
-def test_make_passes_the_folder_and_k_on():
-    def shown(*parameters):
-        done = subprocess.run(["make", "-n", "heatmaps", *parameters], cwd=REPOSITORY, capture_output=True, text=True)
-        return done.stdout
+def test_two_folders_of_one_name_have_two_pages(tmp_path):
+    """Each is written again in its own place, whatever it is called."""
+    for place, pixels in (("A", skimage.data.camera()), ("B", skimage.data.chelsea())):
+        (tmp_path / place / "photos").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / place / "photos" / f"of {place}.png")
+    first, second = (tool.make(tmp_path / place / "photos", 1, output=tmp_path / "out")[0] for place in "AB")
+    assert first.name == "photos_K1.html" and re.fullmatch("photos_K1_[0-9a-f]{8}.html", second.name)
+    assert "of A.png" in first.read_text(encoding="utf-8") and "of B.png" in second.read_text(encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "B" / "photos")
+    assert tool.make(tmp_path / "B" / ".." / "B" / "photos", 1, output=tmp_path / "out")[0] == second
+    assert tool.make(tmp_path / "link", 1, output=tmp_path / "out")[0] == second
+    assert tool.make(tmp_path / "A" / "photos", 1, output=tmp_path / "out")[0] == first
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
-    line = "tools/heatmaps.py --seed '0' --device 'cpu' -- 'my photographs' '5'"
-    assert line in shown("IMAGES=my photographs", "K=5", "SEED=0", "DEVICE=cpu")
-    assert "-- '' '3'" in shown()
+
+def test_a_page_of_unknown_origin_is_left_alone(folder, tmp_path):
+    page = tmp_path / "my photographs_K1.html"
+    page.write_text("of an earlier version")
+    assert tool.make(folder, 1, output=tmp_path)[0] != page
+    assert page.read_text() == "of an earlier version"
+
+
+def test_sub_folders_are_on_the_page_when_asked_for_and_named_when_not(folder, tmp_path, capsys):
+    (folder / "below").mkdir()
+    Image.fromarray(skimage.data.coffee()).save(folder / "below" / "cup.png")
+    alone, few = tool.make(folder, 1, output=tmp_path)
+    assert few == 4 and "folder (below), which recursive=True" in capsys.readouterr().err
+    text = BeautifulSoup(alone.read_text(encoding="utf-8"), "html.parser").text
+    assert "Passed over: 1 file (notes.txt) of other kinds and 1 folder (below)" in text
+    tool.main(["--recursive", "1", str(folder), "1"])
+    whole, many = tool.make(folder, 1, recursive=True, output=tmp_path)
+    assert many == 5 and whole != alone and "below/cup.png" in whole.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        tool.main(["--recursive", "yes", str(folder), "1"])
+    assert "'yes' is not 1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+def test_a_page_of_names_that_are_no_text(tmp_path, capfdbinary):
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9\nKate's $x " + b"long " * 30)
+    os.mkdir(folder)
+    for name in (b"ol\xe9.png", b"two\nlines.png", b"torn\xe9.png"):
+        with open(os.path.join(folder, name), "wb") as file:
+            if b"torn" not in name:
+                Image.fromarray(skimage.data.camera()[:64, :64]).save(file, "png")
+    file, count = tool.make(os.fsdecode(folder), 1, output=tmp_path / "out")
+    text = file.read_text(encoding="utf-8")
+    assert count == 2 and all(name in text for name in ("ol\\xe9.png", "two\\nlines.png", "torn\\xe9.png"))
+    assert file.name.isprintable() and file.name.startswith("caf\\xe9\\nKate's $x long") and len(file.name) < 120
+    photographs_page.run(argparse.ArgumentParser(), lambda **_: (Path(os.fsdecode(folder)), 2), [])
+    assert b"2 photographs in 0 s: " in capfdbinary.readouterr().out
+
+
+# --- the make targets ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dry_make(tmp_path):
+    """Runs a make target with an interpreter that only says what it was called with."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    python.chmod(0o755)
+    stamp = subprocess.run("cat requirements.txt pyproject.toml | cksum | tr ' ' '-'", shell=True, cwd=tmp_path,
+                           capture_output=True, text=True).stdout.strip()
+    (tmp_path / ".venv" / f"installed-{stamp}").touch()
+
+    # `make test` hands its own parameters down to the tests.
+    around = {name: value for name, value in os.environ.items() if not re.match("M(AKE|FLAGS)", name)}
+    for name in re.search(r"(?m)^KNOWN := (.*)$", (tmp_path / "Makefile").read_text(encoding="utf-8"))[1].split():
+        around.pop(name, None)
+
+    def run(*arguments, **environment):
+        done = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True,
+                              env=around | environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+    return run
+
+
+def test_make_passes_the_folder_and_k_on(dry_make):
+    """To the letter, given by itself or by the environment."""
+    options = ["--seed", "0", "--device", "cpu", "--recursive"]
+    odd = ("$HOME $(shell id) $$", '"`id`" \\ # ; & * \t', "two\nlines", "größe")
+    for name in ("my photographs", "Kate's photos", *odd):
+        called = ["tools/heatmaps.py", *options, "", "--", name, "5"]
+        assert dry_make("heatmaps", f"IMAGES={name}", "K=5") == dry_make("heatmaps", "K=5", IMAGES=name) == called
+        called = ["tools/search.py", *options, "1", "--", name, f"{name}.jpg", "7"]
+        assert dry_make("search", f"IMAGES={name}", f"QUERY={name}.jpg", "TOP=7", "RECURSIVE=1") == called
+    assert dry_make("heatmaps") == ["tools/heatmaps.py", *options, "", "--", "", "3"]
+
+
+def test_make_passes_every_other_value_on_to_the_letter(dry_make):
+    odd = "it's $HOME"
+    given = ["--profile", odd, "--seed", odd, "--device", odd]
+    assert dry_make("book", f"PROFILE={odd}", f"SEED={odd}", f"DEVICE={odd}") == ["tools/book.py", "book", *given]
+    called = ["--device", odd, "--experiment", odd, "--job", odd, "--hours", odd]
+    assert dry_make("measure", *(f"{name}={odd}" for name in ("DEVICE", "EXPERIMENT", "JOB", "HOURS")))[-8:] == called
+    assert dry_make("audit", f"N={odd}")[2:] == ["audit", "--number", odd, "--device", "cpu"]
+    assert dry_make("chapter", "CHAPTER=heatmaps", f"SEED={odd}")[-1] == "heatmaps"
+    assert dry_make("chapter")[:2] == ["tools/book.py", "execute"]
+    assert dry_make("serve", f"PORT={odd}")[-1] == odd

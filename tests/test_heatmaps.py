@@ -246,7 +246,7 @@ def test_resized():
     (random(2, 3, 12, 12), "0", r"layer '0' has negative outputs \(down to -.*name the ReLU"),
     (random(2, 3, 12, 12), "4", r"layer '4' gives \(2, 2\), not feature maps"),
     (random(2, 3, 12, 12), "9", "no layer '9'"),
-    (random(3, 12, 12), "1", r"\(n, 3, H, W\).*\(3, 12, 12\)"),
+    (random(3, 12, 12), "1", r"\(n, C, H, W\).*\(3, 12, 12\)"),
     (random(0, 3, 12, 12), "1", r"n ≥ 1.*\(0, 3, 12, 12\)"),
     ([], "1", "n ≥ 1, got an empty sequence"),
     ([random(3, 9, 9), random(1, 9, 9)], "1", r"image 1 has shape \(1, 9, 9\).*grey.*expand\(3"),

@@ -28,6 +28,7 @@ from nmfcore.networks import (
     pretrained,
 )
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = Path(os.environ["NMFCORE_DATA"]) / "weights" if "NMFCORE_DATA" in os.environ else None
 needs_weights = pytest.mark.skipif(WEIGHTS is None, reason="NMFCORE_DATA is not set: no pretrained weights at hand")
 plain = Preprocess(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), scale=1.0, source="made up", layer=None)
@@ -92,7 +93,7 @@ def test_student_is_what_its_card_says():
 
 def test_student_card_prints_what_was_measured():
     record = json.loads((networks.MODELS / "student.json").read_text())
-    text = (networks.MODELS / "student.md").read_text()
+    text = (REPOSITORY / "data/models/student.md").read_text()
     for row in record["overall"]:
         rows = [r for r in record["agreement"] if (r["network"], r["rank"]) == (row["network"], row["rank"])]
         assert len(rows) == row["sets"] >= 10
@@ -439,7 +440,7 @@ SHAPE = {"cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28), "svhn": (3, 32, 3
 def table_3_1(name):
     """[(type, {width, kernel, padding, stride})] of one network, as transcribed from the thesis."""
     rows = {}
-    with open(networks.MODELS.parent / "thesis" / "t3_1.csv", encoding="utf-8", newline="") as file:
+    with open(REPOSITORY / "data" / "thesis" / "t3_1.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["data"] == TABLE[name]:
                 rows.setdefault(int(row["index"]), (row["layer"], {}))[1][row["quantity"]] = int(row["value"])

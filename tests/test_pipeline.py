@@ -115,8 +115,8 @@ def test_an_unknown_make_variable_is_named():
 
 
 @pytest.mark.parametrize("name, path", [
-    ("nmfcore", "nmfcore/nmf.py"), ("nmfbook", "nmfbook/experiments/one.py"), ("tools/book.py", "tools/book.py"),
-    ("requirements.txt", "requirements.txt"),
+    ("nmfcore", "nmfcore/nmf.py"), ("nmfcore", "nmfcore/models/net.json"), ("nmfbook", "nmfbook/experiments/one.py"),
+    ("tools/book.py", "tools/book.py"), ("requirements.txt", "requirements.txt"),
     ("data/", "data/models/net.txt"), ("data/", "data/records/new.json"),
     ("outside data", "outside/faces/1.pgm"), ("outside data", "torch/hub/checkpoints/vgg.pth"),
 ])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmfbook import records
+from nmfbook import claims, records
 
 RECORD = records.Record(
     "heatmaps", {"profile": "paper", "seed": 0, "device": "cuda"}, {"error": 0.125, "curve": [1.0, 0.5]},
@@ -74,6 +74,17 @@ def test_rounding_to_significant_digits_gives_plain_values(value, expected):
 def test_unknown_rows_answers_and_typed_verdicts_are_refused(name, given, complaint):
     with pytest.raises(ValueError, match=complaint):
         records.row(name, value="1", data="none", **given)
+
+
+@pytest.mark.parametrize("answers, met, otherwise", [
+    (["holds", "holds"], "reproduced", "holds at smaller scale"),
+    (["holds", "fails", "undecided"], "mixed", "mixed"),
+    (["fails", "undecided"], "contradicted", "fails at smaller scale"),
+    (["holds", "undecided"], "undecided", "undecided"),
+])
+def test_verdicts_follow_from_answers_and_protocol(answers, met, otherwise):
+    assert claims.verdict(answers, protocol_met=True) == met
+    assert claims.verdict(answers, protocol_met=False) == otherwise
 
 
 @pytest.mark.parametrize("width, said", [(1.0, "1"), (0.25, "1/4"), (1 / 8, "1/8")])

@@ -111,7 +111,7 @@ def fingerprints(root, threads):
     outside = [os.environ.get("NMFCORE_DATA", ""), weights]
     installed = sorted(f"{package.metadata['Name']} {package.version}" for package in distributions())
     return {
-        "nmfcore": contents(root, "nmfcore/*.py"),
+        "nmfcore": contents(root, "nmfcore/**/*"),
         "nmfbook": contents(root, "nmfbook/**/*.py"),
         "tools/book.py": contents(root, "tools/book.py"),
         "requirements.txt": contents(root, "requirements.txt"),

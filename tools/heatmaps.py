@@ -19,7 +19,7 @@ OUTPUT = Path(__file__).resolve().parent.parent / "_build" / "heatmaps"
 SIDE = 224  # pixels of a photograph's shorter side, as the networks were trained
 
 
-def make(folder, K, *, seed=0, device="cpu", output=OUTPUT):
+def make(folder, K, *, seed=0, device="cpu", recursive=False, output=OUTPUT):
     """Write the contact sheet of a folder; returns its path and how many photographs are on it."""
     if not str(folder) or not Path(folder).is_dir():
         raise ValueError(f"{str(folder)!r} is not a folder; name one that holds photographs: "
@@ -28,8 +28,8 @@ def make(folder, K, *, seed=0, device="cpu", output=OUTPUT):
         raise ValueError(f"K={K} factors: take 1 to {len(COLORS)}, as there is one colour for each")
     model, preprocess = networks.first_available(["vgg19", "student"])
     with photographs_page.warnings_printed():
-        photographs = Photographs(folder, side=SIDE, preprocess=preprocess)
-    name = Path(folder).resolve().name or "photographs"
+        photographs = Photographs(folder, side=SIDE, preprocess=preprocess, recursive=recursive)
+    name, owner = photographs_page.name_of(folder, recursive), photographs_page.owner_of(folder, recursive=recursive)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output) as scratch:
         features = stored_maps(model.to(device), photographs, Path(scratch, "maps"), layer=preprocess.layer,
@@ -41,10 +41,10 @@ def make(folder, K, *, seed=0, device="cpu", output=OUTPUT):
              f"{preprocess.layer}.",
              "A colour is a factor, the same in all photographs. Beside each overlay: where the factor exceeds a fixed "
              "multiple of its mean over the set."]
-    file = output / f"{name}_K{K}.html"
-    photographs_page.write(file, photographs, found, [path.name for path in photographs.paths],
-                           title=f"Heatmaps of {name}, K = {K}", about=about,
-                           left_out=[path.name for path in photographs.left_out])
+    file = photographs_page.page_of(output, f"{name}_K{K}", owner)
+    photographs_page.write(file, photographs, found, photographs.names, title=f"Heatmaps of {name}, K = {K}",
+                           about=about, left_out=[path.relative_to(folder).as_posix() for path in photographs.left_out],
+                           passed_over=photographs.passed_over, folder=folder, owner=owner)
     return file, len(photographs)
 
 

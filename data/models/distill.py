@@ -384,8 +384,8 @@ def describe(work):
     """Put weights, facts and the card's table where `networks.pretrained("student")` and its readers look."""
     weights = (work / "student.safetensors").read_bytes()
     evaluated = json.loads((work / "agreement.json").read_text())
-    write(HERE / "student.safetensors", weights)
-    write_json(HERE / "student.json", {
+    write(networks.MODELS / "student.safetensors", weights)
+    write_json(networks.MODELS / "student.json", {
         "file": "student.safetensors",
         "sha256": hashlib.sha256(weights).hexdigest(),
         "model": "student distilled from VGG-19 by nmfcore",

@@ -8,7 +8,7 @@ from nmfbook import canary
 from nmfbook.experiments import memorizing_networks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CURE = "raise MEASUREMENT in nmfbook/experiments/memorizing_networks.py, then run python -m nmfbook.canary"
+CURE = "raise MEASUREMENT in nmfbook/experiments/memorizing_networks.py, then run python -m nmfbook canary"
 
 
 def areas(thing, path=()):

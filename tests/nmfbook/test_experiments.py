@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nmfbook import data, files, ledger
+from nmfbook import data, files, ledger, measuring
 from nmfbook.experiments import early_stopping, generalization, imagenet, memorizing_networks, scale
-from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, rounded, text_of
+from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
+from nmfbook.measuring import rounded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STOPPING = early_stopping.Job("digits", 1 / 16, "adam", 1e-3, seed=0, p=0.2, images=200, held_out=0.1, batch=20,
@@ -48,9 +49,9 @@ def test_the_grid_is_whole_and_each_quarter_is_spread_over_it():
 
 
 def test_jobs_go_in_turn_over_the_experiments_and_on_a_gpu_the_widest_first():
-    first = [name for name, _ in list(ledger.queue(EXPERIMENTS, "cpu"))[:5]]
+    first = [name for name, _ in list(measuring.queue(EXPERIMENTS, "cpu"))[:5]]
     assert first == [*EXPERIMENTS]
-    widths = [job.width for name, job in ledger.queue(("memorizing_networks",), "cuda")]
+    widths = [job.width for name, job in measuring.queue(("memorizing_networks",), "cuda")]
     assert widths == sorted(widths, reverse=True) and widths[0] == 1
 
 
@@ -185,5 +186,6 @@ def test_scale_measures_as_the_experiments_whose_lines_it_has():
 
 def test_they_run_where_only_torch_and_scikit_learn_are():
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
-    run = "from nmfbook import ledger, data\nlist(map(ledger.experiment, ledger.EXPERIMENTS))\ndata.load('digits')"
+    run = ("from nmfbook import auditing, data, ledger, measuring\nlist(map(ledger.experiment, ledger.EXPERIMENTS))\n"
+           "data.load('digits')")
     subprocess.run([sys.executable, "-c", block + run], check=True, cwd=ledger.ROOT)

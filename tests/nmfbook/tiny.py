@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nmfbook import data, ledger
+from nmfbook.__main__ import main
 from nmfbook.claims import Claim, Scale
 from nmfbook.statistics import bootstrap
 
@@ -71,4 +72,4 @@ def install():
 
 if __name__ == "__main__":
     install()
-    sys.exit(ledger.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

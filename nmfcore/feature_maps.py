@@ -1,0 +1,296 @@
+"""Feature maps of image sets, through any model: the rule for what people call images is here.
+
+An image set is a tensor (n, C, H, W), or any sequence of images (C, H_i, W_i) that may be read only when asked for: a
+list, a `Dataset` of images or of (image, label), `photographs.Photographs`. A `DataLoader` is read into memory. With
+`preprocess`, images may be PIL images, files, bytes and NumPy arrays. Maps of a set are a tensor (n, C, h, w) where all
+images have one size, else a list of n tensors (C, h_i, w_i); iterating gives (C, h, w) in either case.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from tqdm.auto import tqdm
+
+from .activations import against_negatives
+from .gate import (
+    ForwardError,
+    Layer,
+    LayerName,
+    Layout,
+    check_channels,
+    check_counts,
+    described,
+    find_layer,
+    first_outputs,
+    is_dense,
+    layout,
+    ready,
+    running,
+    unwrapped,
+)
+from .photographs import upright
+
+Images = Tensor | Sequence | Dataset | DataLoader
+Maps = Tensor | Sequence[Tensor]
+Preprocess = Callable[[Any], Tensor] | None
+
+_TOO_SMALL = re.compile("too small|Padding size should be less|Kernel size can't be greater")  # as PyTorch says it
+_CURE = ("pass preprocess=, which makes of RGB (3, H, W) in [0, 1] what the model expects (networks.pretrained gives "
+         "one), or floating tensors (C, H, W), normalized")
+
+
+def feature_maps(model: nn.Module, images: Images, *, layer: LayerName, channels: str | None = None, skip: int = 0,
+                 preprocess: Preprocess = None, batch_size: int = 16, progress: bool = False) -> Tensor | list[Tensor]:
+    """Activations of one layer for an image set: maps of C channels, on the model's device.
+
+    model: any `nn.Module`; run in evaluation mode and left as it was. layer: the name of a ReLU in it, or the module
+    itself; one that runs several times is taken at its first.
+    images: already normalized as the model expects, unless there is a `preprocess`: it gets each image as RGB (3, H, W)
+    in [0, 1], or, if it takes no tensors, as a PIL image. Images of one size share batches; every image keeps its own
+    size and proportions, and nothing is padded. progress: show a bar.
+    channels: "last" for a layer that gives (n, H, W, C), "tokens" for (n, T, C), whose tokens without the first `skip`
+    (class token, registers) are square patches of the image, row by row; asked for where `gate.layout` is in doubt.
+
+    Raises ValueError for an empty set, what is not an image or too small for the network, and when the layer's output
+    is not a non-negative feature map.
+    """
+    found = sorted(mapped(model, image_set(images, preprocess), layer, channels=channels, skip=skip,
+                          batch_size=batch_size, progress=progress), key=lambda entry: entry[0])
+    _, sizes, maps = zip(*found, strict=True)
+    return torch.stack(maps) if len(set(sizes)) == 1 else list(maps)
+
+
+def mapped(model: nn.Module, images: Sequence[Tensor], layer: LayerName, *, channels: str | None = None, skip: int = 0,
+           batch_size: int = 16, progress: bool = False, signed: bool = False
+           ) -> Iterator[tuple[int, torch.Size, Tensor]]:
+    """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up."""
+    model = unwrapped(model)
+    check_channels(channels, skip)
+    wanted = find_layer(model, layer)
+    where: Layout | None = None
+    for places, batch in batches(images, batch_size, progress=progress):
+        # A model is not kept in another mode while the caller works.
+        with running(model):
+            batch = ready(model, batch, f"images {places[0]} and following")
+            evidence: dict | None = {} if where is None else None
+            with naming_images(model, wanted, places, batch):
+                output = first_outputs(model, [wanted], batch, evidence=evidence)[wanted.name]
+            if where is None:
+                where = layout(wanted, output, len(batch), channels=channels, skip=skip,
+                               evidence=(evidence or {})[wanted.name])
+            maps = where.grid(output, batch.shape[2:], wanted.name)
+            maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+            low, high = (float(value) for value in maps.aminmax())
+            if not -torch.inf < low <= high < torch.inf:
+                wrong = next(i for i, each in zip(places, maps, strict=True) if not torch.isfinite(each).all())
+                raise ValueError(f"layer {wanted.name!r} gives numbers that are not finite for image {wrong}; a "
+                                 "half-precision model may need float32")
+            if low < 0 and not signed:
+                raise ValueError(f"layer {wanted.name!r} has negative outputs (down to {low:.3g}); "
+                                 f"{against_negatives(model, wanted.name, batch[:2], where.channels)}")
+        for i, each in zip(places, maps, strict=True):
+            yield i, batch.shape[1:], each
+
+
+@contextmanager
+def naming_images(model: nn.Module, layer: Layer, places: Sequence[int], batch: Tensor) -> Iterator[None]:
+    """Within the block, an error of the model is said of the images that it was given."""
+    try:
+        yield
+    except ForwardError as error:
+        _, C, H, W = batch.shape
+        if _TOO_SMALL.search(str(error)):
+            raise ValueError(f"image {places[0]} of {H} × {W} pixels is too small for the network to reach layer "
+                             f"{layer.name!r} ({error.__cause__}); enlarge it or leave it out") from error
+        first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
+        cure = ""
+        if first is not None and first.in_channels != C:
+            cure = f"; its first convolution takes {first.in_channels} channels"
+            if C == 1 and first.in_channels == 3:
+                cure += ", and a grey image can be expanded, image.expand(3, -1, -1)"
+        raise ForwardError(f"image {places[0]} has shape {(C, H, W)}, which the model does not take{cure} "
+                           f"({error.__cause__})") from error
+
+
+# --- image sets ---------------------------------------------------------------------------------------------
+
+
+def batches(images: Sequence[Tensor], batch_size: int, *,
+            progress: bool = False) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """An `image_set` in batches of one size each: (places in the set, images (b, C, H, W)), each image once.
+
+    Few images are held at a time, also where no two have the same size.
+    """
+    check_counts(batch_size=batch_size)
+    waiting: dict[tuple, list[tuple[int, Tensor]]] = defaultdict(list)
+
+    def batch(size):
+        places, group = zip(*waiting.pop(size), strict=True)
+        return places, torch.stack(group)
+
+    for i in tqdm(range(len(images)), disable=not progress, unit="image"):
+        image = images[i]
+        kind = (image.shape, image.dtype, image.device)
+        waiting[kind].append((i, image))
+        if len(waiting[kind]) == batch_size:
+            yield batch(kind)
+        elif sum(map(len, waiting.values())) == 4 * batch_size:  # of many sizes
+            yield batch(max(waiting, key=lambda size: len(waiting[size])))
+    for kind in list(waiting):
+        yield batch(kind)
+
+
+def of_one_shape(features: Maps, batch_size: int) -> Iterator[list[int]]:
+    """Places of maps n × (C, h, w) in the set, in lists of at most `batch_size` whose maps have one shape."""
+    same: dict[tuple, list[int]] = defaultdict(list)
+    for i, each in enumerate(features):
+        same[tuple(each.shape)].append(i)
+    for places in same.values():
+        yield from (places[i:i + batch_size] for i in range(0, len(places), batch_size))
+
+
+def check_maps(features: Any, what: str = "features") -> None:
+    """Raises ValueError unless they are n ≥ 1 tensors (C, h, w), of one C and floating."""
+    if isinstance(features, Tensor) and features.dim() != 4:
+        raise ValueError(f"{what} are {described(features)}; expected (n, C, h, w), or n tensors (C, h, w)")
+    check_not_empty(features)
+    for i, maps in enumerate([features[0]] if isinstance(features, Tensor) else features):
+        if not is_dense(maps) or maps.dim() != 3 or not maps.is_floating_point() or not maps.numel():
+            raise ValueError(f"{what} of image {i} are {described(maps)}; expected floating numbers (C, h, w)")
+        if len(maps) != len(features[0]):
+            raise ValueError(f"{what} of image {i} have {len(maps)} channels, and those of image 0 have "
+                             f"{len(features[0])}")
+
+
+def check_not_empty(images: Any) -> None:
+    try:
+        count = len(images)
+    except TypeError as error:
+        raise ValueError(f"images are {described(images)}, whose number is unknown; pass a sequence, as list(images) "
+                         "is") from error
+    if count == 0:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else "an empty sequence"
+        raise ValueError(f"there are no images: they must be a set with n ≥ 1, got {shape}")
+
+
+def image_set(images: Any, preprocess: Preprocess = None) -> Sequence[Tensor]:
+    """What people call images as a sequence of floating tensors (C, H, W), each made when it is asked for.
+
+    Raises ValueError for anything else; for a single image of a sequence when it is asked for.
+    """
+    if isinstance(images, Tensor):
+        if images.dim() != 4:
+            raise ValueError(f"images must have shape (n, C, H, W) with n ≥ 1, got {tuple(images.shape)}")
+    elif isinstance(images, DataLoader):
+        if isinstance(images.sampler, RandomSampler):
+            raise ValueError("the loader shuffles, so that nobody would know which map belongs to which image; make it "
+                             "with shuffle=False, or pass its dataset")
+        images = _read(images)
+    elif isinstance(images, np.ndarray):
+        if images.ndim != 4:
+            raise ValueError(f"images are {described(images)}; expected (n, H, W, 3), or a list of arrays (H, W, 3)")
+    elif isinstance(images, str | Path):
+        raise ValueError(f"images are one name, {str(images)!r}; pass a list of files, or of a folder "
+                         "photographs.Photographs(folder, side=224, preprocess=...)")
+    elif isinstance(images, Image.Image):
+        raise ValueError("images are a single PIL image; pass a list, [image]")
+    elif isinstance(images, Mapping | Set | bytes) or not hasattr(images, "__getitem__"):
+        raise ValueError(f"images are a {type(images).__name__}; pass a tensor (n, C, H, W), a sequence of images, as "
+                         "list(images) is, a Dataset or a DataLoader")
+    check_not_empty(images)
+    if preprocess is not None and not callable(preprocess):
+        raise ValueError(f"preprocess is {described(preprocess)}; expected a function of one image")
+    return images if isinstance(images, _Prepared) else _Prepared(images, preprocess)
+
+
+def _read(loader):
+    """The images of a loader's batches, one by one."""
+    images: list[Tensor] = []
+    try:
+        for batch in loader:
+            batch = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+            if not isinstance(batch, Tensor) or batch.dim() != 4:
+                raise ValueError(f"the loader gives {described(batch)}; expected images (b, C, H, W), or a tuple that "
+                                 "begins with them")
+            images += batch
+    except (RuntimeError, TypeError) as error:  # as the loader's collate_fn raises them
+        raise ValueError(f"the loader fails: {error}; pass its dataset, whose images may have several sizes") from error
+    return images
+
+
+class _Prepared(Sequence[Tensor]):
+    """A sequence of images whose items are checked and, with `preprocess`, made fit for the model."""
+
+    def __init__(self, images, preprocess):
+        self.images, self.preprocess = images, preprocess
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = self.images[i]
+        if isinstance(image, tuple | list) and len(image):  # (image, label)
+            image = image[0]
+        if self.preprocess is not None:
+            image = _preprocessed(image, self.preprocess, i)
+        if not is_dense(image) or not image.is_floating_point():
+            raise ValueError(f"image {i} is {described(image)}; {_CURE}")
+        if image.dim() != 3 or image.numel() == 0:
+            raise ValueError(f"image {i} has shape {tuple(image.shape)}; expected (C, H, W) with H, W ≥ 1")
+        return image
+
+
+def _preprocessed(image, preprocess, i):
+    """What `preprocess` makes of an image as it is: a tensor, or if it refuses one, the picture."""
+    given, picture = image, None
+    if isinstance(image, str | Path):
+        from .datasets import _opened  # only who reads files pays for its imports
+
+        image = _opened(image)
+    if isinstance(image, Image.Image):
+        if image.mode[0] in "IF":
+            raise ValueError(f"image {i} has more than 8 bits per channel, mode {image.mode}; save it with 8")
+        picture = upright(image).convert("RGB")
+        given = _unit(torch.from_numpy(np.array(picture)).permute(2, 0, 1), i)
+    elif isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in ("uint8", "float32", "float64"):
+            raise ValueError(f"image {i} is {described(image)}; expected (H, W, 3) or (H, W), bytes or floating "
+                             "numbers in [0, 1]")
+        colours = np.repeat(image, 3, 2) if image.shape[2] == 1 else image[:, :, :3]
+        given = _unit(torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1), i)
+        picture = Image.fromarray((given.permute(1, 2, 0) * 255).round().byte().numpy())
+    elif isinstance(image, Tensor) and image.dtype == torch.uint8:
+        given = image.float() / 255
+    elif not isinstance(image, Tensor) or not image.is_floating_point():
+        raise ValueError(f"image {i} is {described(image)}; expected a tensor, a NumPy array, a PIL image or a file")
+    try:
+        try:
+            return preprocess(given)
+        except TypeError:  # as of torchvision's ToTensor
+            if picture is None:
+                raise
+            return preprocess(picture)
+    except (TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f"preprocess fails on image {i}, which it got as {described(given)}: {error}") from error
+
+
+def _unit(pixels, i):
+    """float32 in [0, 1]."""
+    if pixels.dtype == torch.uint8:
+        return pixels.float() / 255
+    if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        raise ValueError(f"image {i} has floating numbers from {float(pixels.min()):g} to {float(pixels.max()):g}; "
+                         "expected [0, 1]")
+    return pixels.float()
