@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._inputs import dense, is_sparse
 from .encoding import _check_matrices, encode
 from .solver import _is_count, _peaks, nmf
 
@@ -45,8 +46,8 @@ def choose_rank(A: Tensor, ranks: Sequence[int], *, folds: int = 3, max_iter: in
                 seed: int = 0) -> RankChoice:
     """The lowest of `ranks` whose held-out error is within one standard error of the lowest (Breiman et al. 1984).
 
-    A: (N, M) floating tensor, non-negative. Rows and columns are shuffled into `folds` parts each; every pair of a part
-        of the rows and a part of the columns is held out once.
+    A: (N, M) floating tensor, non-negative; a sparse one is made dense. Rows and columns are shuffled into `folds` parts
+        each; every pair of a part of the rows and a part of the columns is held out once.
     ranks: counts of parts to compare, none above what remains of N and M when a fold is left out.
     max_iter, tol, seed: as in `nmf`; the folds are drawn from `seed`, too.
 
@@ -63,6 +64,7 @@ def choose_rank(A: Tensor, ranks: Sequence[int], *, folds: int = 3, max_iter: in
         U, V = (torch.randn(*shape).relu() for shape in ((90, 4), (4, 60)))
         print(choose_rank(torch.relu(U @ V + 0.3 * torch.randn(90, 60)), range(1, 9)))
     """
+    A = dense(A) if is_sparse(A) else A
     _check_matrices("A", A)
     if A.dim() != 2:
         raise ValueError(f"A must have shape (N, M), got {tuple(A.shape)}; choose the rank of one matrix at a time")
