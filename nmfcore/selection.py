@@ -46,8 +46,8 @@ def choose_rank(A: Tensor, ranks: Sequence[int], *, folds: int = 3, max_iter: in
                 seed: int = 0) -> RankChoice:
     """The lowest of `ranks` whose held-out error is within one standard error of the lowest (Breiman et al. 1984).
 
-    A: (N, M) floating tensor, non-negative; a sparse one is made dense. Rows and columns are shuffled into `folds` parts
-        each; every pair of a part of the rows and a part of the columns is held out once.
+    A: (N, M) floating tensor, non-negative; a sparse one is made dense. Rows and columns are shuffled into `folds`
+        parts each; every pair of a part of the rows and a part of the columns is held out once.
     ranks: counts of parts to compare, none above what remains of N and M when a fold is left out.
     max_iter, tol, seed: as in `nmf`; the folds are drawn from `seed`, too.
 
