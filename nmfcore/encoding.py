@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import solver
+from ._inputs import dense, is_sparse, isolated
 
 _ROOM = 2 ** 25  # entries of A, and of the systems of an exact step, that are held at a time
 _SWEEPS = 20  # of coordinate descent between two looks at the residual
@@ -24,12 +25,13 @@ _STEPS = 200  # exact ones, in a row, after which it is given up
 _RIDGE = {torch.float32: 1e-6, torch.float64: 1e-13}  # lets components be equal; they have unit length
 
 
+@isolated()
 @torch.no_grad()
 def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None = None) -> Tensor:
     """U (…, N, K) of min ‖A − U V‖_F over U ≥ 0, with V as it is.
 
     A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, also under autocast, float64
-        stays float64.
+        stays float64. Sparse tensors and SciPy's sparse matrices are made dense.
     V: (…, K, M) non-negative, one for each matrix of A, or (K, M), one for all of them. Its rows may have any length
         and depend on each other; where they do, U is not unique, but U V is.
     chunk: rows worked on together; default: as many as hold 32 million entries. A stays where it is, for example in a
@@ -45,6 +47,7 @@ def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None 
         factors = nmf(A, 10)
         U = encode(new, factors.V)
     """
+    A = dense(A) if is_sparse(A) else A
     _check_matrices("A", A)
     _check_matrices("V", V)
     K, M = V.shape[-2], A.shape[-1]
@@ -58,11 +61,10 @@ def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None 
         raise ValueError(f"tol {tol!r} must be None or a number above 0")
     if chunk is not None and not solver._is_count(chunk):
         raise ValueError(f"chunk {chunk!r} must be None or an integer ≥ 1")
-    with torch.autocast(A.device.type, enabled=False):
-        U, stuck = _encode(A, V, dtype, chunk or max(1, _ROOM // (M + 4 * K)), tol)
+    U, stuck = _encode(A, V, dtype, chunk or max(1, _ROOM // (M + 4 * K)), tol)
     if stuck:
         warnings.warn(f"{stuck} of {math.prod(A.shape[:-1])} rows did not reach tol={tol:g}: raise it, or pass A in "
-                      f"float64", RuntimeWarning, stacklevel=3)
+                      f"float64", RuntimeWarning, stacklevel=4)
     return U.reshape(*A.shape[:-1], K)
 
 
@@ -173,7 +175,7 @@ def _towards(X, rows, G, C):
     H.diagonal(dim1=1, dim2=2).add_(_RIDGE[G.dtype] + (1 - own))
     residual = torch.addmm(c, x, G, alpha=-1).gather(1, some) * own
     factor, failed = torch.linalg.cholesky_ex(H)
-    step = torch.cholesky_solve(residual[:, :, None], factor)[:, :, 0] * (failed == 0)[:, None]
+    step = torch.where(failed[:, None] == 0, torch.cholesky_solve(residual[:, :, None], factor)[:, :, 0], 0)
     step = torch.zeros_like(x).scatter_(1, some, step * own)
     reach = torch.where(x + step < 0, x / -step, 1)  # (R, K)
     first = reach.amin(1, keepdim=True)

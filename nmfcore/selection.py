@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._inputs import dense, is_sparse
 from .encoding import _check_matrices, encode
 from .solver import _is_count, _peaks, nmf
 
@@ -45,23 +46,25 @@ def choose_rank(A: Tensor, ranks: Sequence[int], *, folds: int = 3, max_iter: in
                 seed: int = 0) -> RankChoice:
     """The lowest of `ranks` whose held-out error is within one standard error of the lowest (Breiman et al. 1984).
 
-    A: (N, M) floating tensor, non-negative. Rows and columns are shuffled into `folds` parts each; every pair of a part
-        of the rows and a part of the columns is held out once.
+    A: (N, M) floating tensor, non-negative; a sparse one is made dense. Rows and columns are shuffled into `folds`
+        parts each; every pair of a part of the rows and a part of the columns is held out once.
     ranks: counts of parts to compare, none above what remains of N and M when a fold is left out.
     max_iter, tol, seed: as in `nmf`; the folds are drawn from `seed`, too.
 
-    It finds the number of parts from which data was made where every part shows in many rows and columns and the noise
-    is about as large everywhere and independent between entries. It finds too few where parts are rare or weaker than
-    the noise, and too many where errors are shared by neighbouring entries, as in maps of overlapping receptive fields:
-    there, what was held out is still seen beside. Negative noise cut off at zero is a part, of constant entries. A rank
-    that is the highest given says that there may be more.
+    It finds the number of parts from which data was made where every part shows in many rows and columns and has zeros,
+    and the noise is independent between entries. It finds too few where parts are rare or weaker than the noise. It
+    finds too many, by one to three, where parts have no zeros and the noise is weak: rows held out then lie outside the
+    cone of the others' parts, which more parts widen. It finds too many, too, where neighbouring entries share errors,
+    as in maps of overlapping receptive fields: what was held out is still seen beside. Noise whose mean is not zero, as
+    when it is cut off below zero, is a part. The highest rank given, if chosen, says that there may be more.
 
     Raises ValueError as `nmf` does, for A that is not one matrix or smaller than `folds`, and for ranks that are none
     or too high.
 
-        A = torch.rand(90, 4) @ torch.rand(4, 60) + 0.1 * torch.rand(90, 60)
-        print(choose_rank(A, range(1, 9)))
+        U, V = (torch.randn(*shape).relu() for shape in ((90, 4), (4, 60)))
+        print(choose_rank(torch.relu(U @ V + 0.3 * torch.randn(90, 60)), range(1, 9)))
     """
+    A = dense(A) if is_sparse(A) else A
     _check_matrices("A", A)
     if A.dim() != 2:
         raise ValueError(f"A must have shape (N, M), got {tuple(A.shape)}; choose the rank of one matrix at a time")

@@ -151,3 +151,33 @@ def test_descriptors_of_the_retrieval_benchmark_come_in_clusters():
     cosines = vectors @ vectors.mT - 2 * torch.eye(1000)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(1000), atol=1e-5)
     assert cosines.max(1).values.mean() == pytest.approx(0.6, abs=0.1) and cosines.median().abs() < 0.1
+
+
+# benchmarks/encode.py
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_all_methods_of_the_encoding_benchmark_solve_the_same_problem(matrix):
+    encoding = loaded("encode")
+    V = encoding.nmf(matrix, 3).V
+    found = encoding.compared(matrix, V, repeats=1, sample=10)
+    assert len(found) == 6 and min(seconds for seconds, _ in found.values()) > 0
+    assert all(0 <= above < 1e-3 for _, above in found.values())
+    exact = {name: above for name, (_, above) in found.items() if "tol=1e-4" not in name}
+    assert len(exact) == 4 and max(exact.values()) < 1e-5
+    for run, rows in encoding.methods(matrix, V, sample=10).values():
+        assert run().shape == (rows, 3)
+
+
+def test_the_encoding_benchmark_prints_ratios(capsys, monkeypatch):
+    encoding = loaded("encode")
+    monkeypatch.setattr(encoding, "matrices", lambda rows: {"made up": torch.rand(rows, 20)})
+    monkeypatch.setattr("sys.argv", ["encode.py", "--rows", "30", "--ranks", "2", "--repeats", "1"])
+    threads = torch.get_num_threads()
+    try:
+        encoding.main()
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+    printed = capsys.readouterr().out
+    assert printed.count("× ours") == 6 and "1.00 × ours" in printed

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import non_negative_factorization
 
 from nmfcore import encode, encoding, nmf
@@ -167,6 +168,12 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(dtype):
     assert U.dtype == torch.float32 and torch.equal(U, expected)
 
 
+def test_sparse_rows_are_those_made_dense():
+    A, V = random(20, 12, density=0.3), random(4, 12, seed=1)
+    for sparse in (A.to_sparse(), A.to_sparse_csr(), csr_matrix(A.numpy())):
+        assert torch.equal(encode(sparse, V), encode(A, V))
+
+
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e37])
 def test_huge_and_tiny_entries(scale):
     A, V = random(20, 12, dtype=torch.float32), random(4, 12, seed=1, dtype=torch.float32)
@@ -207,7 +214,7 @@ def with_entry(X, value):
 @pytest.mark.parametrize("A, V, message", [
     (np.ones((4, 6)), GOOD[1], r"A must be a floating-point tensor, got ndarray; convert it with torch.as_tensor\(A\)"),
     (GOOD[0], GOOD[1].long(), r"V must be a floating-point tensor, got torch.int64"),
-    (GOOD[0].to_sparse(), GOOD[1], r"A must be dense, got torch.sparse_coo; convert it with A.to_dense\(\)"),
+    (GOOD[0], GOOD[1].to_sparse(), r"V must be dense, got torch.sparse_coo; convert it with V.to_dense\(\)"),
     (torch.ones(6), GOOD[1], r"A must have shape .* got \(6,\)"),
     (torch.ones(0, 6), GOOD[1], r"A must have shape .* got \(0, 6\)"),
     (GOOD[0], torch.ones(0, 6), r"V must have shape .* got \(0, 6\)"),
