@@ -399,10 +399,13 @@ def test_stored_maps_give_the_heatmaps_of_those_in_memory(tmp_path, sizes, monke
     assert len(stored) == 6 and {path.name for path in tmp_path.iterdir()} == {"maps", "maps.lock"}
     for there, here in zip(stored, held, strict=True):
         torch.testing.assert_close(there, here)
-    for found, known in zip(factorize(stored, [1, 4]), factorize(held, [1, 4]), strict=True):
-        torch.testing.assert_close(found.factors.U, known.factors.U, atol=2e-3, rtol=0)
+    # At rank 4 the optimum is flat, and how far U wanders on it in forty iterations hangs on the processor's rounding;
+    # the error, which is what is minimized, does not.
+    for found, known, wander in zip(factorize(stored, [1, 4]), factorize(held, [1, 4]), (2e-3, 2e-2), strict=True):
+        torch.testing.assert_close(found.factors.error, known.factors.error, atol=2e-6, rtol=0)
+        torch.testing.assert_close(found.factors.U, known.factors.U, atol=wander, rtol=0)
         for there, here in zip(found.maps, known.maps, strict=True):
-            torch.testing.assert_close(there, here, atol=2e-3, rtol=0)
+            torch.testing.assert_close(there, here, atol=wander, rtol=0)
 
 
 def test_stored_maps_wanted_twice_at_a_time_are_made_once(tmp_path):
