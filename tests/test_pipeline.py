@@ -1,5 +1,6 @@
 """From chapters to pages, on a book of a few lines: what runs, what is skipped, what is refused, what stays behind."""
 
+import json
 import os
 import re
 import shutil
@@ -322,6 +323,30 @@ def test_claims_stand_below_their_row_with_how_far_their_measuring_has_come(page
     done, waiting = (next(part for part in text.split(":::") if name in part) for name in ("F2.13", "F3.10"))
     assert "the ledger" not in done and r"- *the ledger:* measuring\, 0 of 1" in waiting
     assert waiting.count("holds if") == 3 and r"1\/8 width" in waiting
+
+
+@pytest.mark.parametrize("small, shown", [("fails at smaller scale", "… measuring"),
+                                          ("holds at smaller scale", "◐ holds at smaller scale")])
+def test_no_small_run_speaks_against_the_thesis_while_a_larger_one_is_measured(pages, small, shown):
+    root, notebooks = pages
+    rows, page = root / "data/thesis/rows.csv", root / "book/what_changed_our_mind.md"
+    before = rows.read_text(encoding="utf-8")
+    notebook = nbformat.read(notebooks["unsound"], as_version=4)
+    report = json.dumps({"value": "late", "data": "few images", "verdict": small, "note": ""})
+    notebook.cells.append(executed(("report()", [glued("row:F3.10", report)])).cells[0])
+    other = root / "_build/other/unsound.ipynb"
+    other.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, other)
+    page.write_text("# Changed\n\nNow: {verdict}`F3.10`\n", encoding="utf-8")
+    rows.write_text(re.sub(r"F2\.14,.*", 'F3.10,3,unsound,Stop,,"Figure 3.10",', before), encoding="utf-8")
+    try:
+        found = reproduction.pages(root, notebooks | {"unsound": other})
+    finally:
+        rows.write_text(before, encoding="utf-8")
+        page.unlink()
+    assert shown in next(part for part in found["reproduction"].split(":::") if "F3.10" in part)
+    rests_on = "0 of 12" if "measuring" in shown else "few images"
+    assert shown in found["what_changed_our_mind"] and f"({rests_on})" in found["what_changed_our_mind"]
 
 
 def test_the_verdict_is_that_of_the_recorded_run(pages):

@@ -14,7 +14,8 @@ HEAD = """\
 Each entry is a figure, a table, a proposition, a claim in the text or a proposal of the thesis. Its name links to the
 cell that computes it; an entry without such a cell says what it waits for, or where it is shown. The thesis's own
 number stands beside the one that this build of the book has just computed, and beside that of a recorded run, which
-had more data or time than every build can be given; where there is one, the verdict is about it. Verdicts are not
+had more data or time than every build can be given; where there is one, the verdict is about it, unless it speaks
+against the thesis at a smaller scale while a larger experiment is being measured. Verdicts are not
 typed: each follows from what was measured, on every build, and from whether the thesis's protocol was followed, its
 data, schedule, width and number of networks.
 
@@ -68,13 +69,17 @@ def pages(root, notebooks):
             cure = "a chapter: empty `waits` in" if report else "no chapter: say in `waits` what it waits for, in"
             raise ValueError(f"{name} is reported by {cure} data/thesis/rows.csv")
         verdict[name] = report["verdict"] if report else entry["waits"].partition(":")[0]
+        if verdict[name] == "fails at smaller scale" and any(j.answer is None for j in judged.get(name, ())):
+            verdict[name] = "measuring"  # no small run speaks against the thesis while a larger one is under way
         if verdict[name] not in MEANINGS:
             raise ValueError(f"{name}: {verdict[name]!r} is not one of {', '.join(MEANINGS)}")
 
     changes = root / "book" / f"{CHANGES}.md"
     found = {}
     if changes.exists():
-        found[CHANGES] = filled(changes.read_text(encoding="utf-8"), verdict, built | recorded)
+        rests_on = {name: claims.row_words(judged[name]).partition(", ")[2] if verdict[name] == "measuring" else
+                    report["data"] for name, (_, report) in (built | recorded).items()}
+        found[CHANGES] = filled(changes.read_text(encoding="utf-8"), verdict, rests_on)
     lines = [HEAD]
     for kind, meaning in MEANINGS.items():
         lines.append(f"- {badge(kind)} **{list(verdict.values()).count(kind)}**: {meaning}")
@@ -94,13 +99,13 @@ def pages(root, notebooks):
     return found | {"reproduction": "\n".join([*lines, ""])}
 
 
-def filled(text, verdict, reports):
-    """The text with a badge, and the data that it rests on, for every {verdict}`F3.10`."""
+def filled(text, verdict, rests_on):
+    """The text with a badge, and what it rests on, for every {verdict}`F3.10`."""
     def one(match):
         name = match[1]
-        if name not in reports:
+        if name not in rests_on:
             raise ValueError(f"{CHANGES}.md shows the verdict on {name}, on which no chapter reports")
-        return f"{badge(verdict[name])} {{ref}}`{name} <{target(name)}>` ({escaped(reports[name][1]['data'])})"
+        return f"{badge(verdict[name])} {{ref}}`{name} <{target(name)}>` ({escaped(rests_on[name])})"
 
     return re.sub(r"\{verdict\}`([^`]*)`", one, text)
 
