@@ -133,7 +133,7 @@ def call(function, arguments, folder):
 
 
 PARTS = {"replaced", "resumed", "reflection_padding", "against_negatives", "mapped", "naming_images", "widths",
-         "train", "accuracy", "classifies"}  # of these functions, or contexts for the reader's own passes
+         "train", "prepared", "updates", "accuracy", "classifies"}  # of these functions, or contexts for the reader's own passes
 
 
 def test_every_function_that_takes_a_model_is_tried():

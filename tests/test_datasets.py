@@ -38,7 +38,7 @@ def no_data_folder(monkeypatch):
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty folder in place of the one for downloads."""
-    monkeypatch.setattr(datasets.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(datasets, "_cache", lambda: tmp_path / "cache" / "nmfcore")
     return tmp_path / "cache/nmfcore"
 
 
