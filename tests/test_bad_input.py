@@ -132,8 +132,9 @@ def call(function, arguments, folder):
     return function(**arguments)
 
 
+# Of these functions, or contexts for the reader's own passes.
 PARTS = {"replaced", "resumed", "reflection_padding", "against_negatives", "mapped", "naming_images", "widths",
-         "train", "prepared", "updates", "accuracy", "classifies"}  # of these functions, or contexts for the reader's own passes
+         "train", "prepared", "updates", "accuracy", "classifies"}
 
 
 def test_every_function_that_takes_a_model_is_tried():
