@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -206,10 +206,10 @@ def _crc(tensors, state):
 
 
 def _save(file, settings, model, labels, steps, history, device):
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()} | {"labels": labels}
-    if not history.converged:  # else nothing will go on from here
-        for i, entries in steps.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{key}": value for key, value in entries.items()}
+    tensors = {"labels": labels} | snapshot(model, steps)
+    if history.converged:  # nothing will go on from here
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("optimizer.")}
+    else:
         tensors["rng.cpu"] = torch.get_rng_state()
         if device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
@@ -224,6 +224,29 @@ def _save(file, settings, model, labels, steps, history, device):
         os.replace(partial, file)  # an interrupted run leaves the old checkpoint whole
     finally:
         partial.unlink(missing_ok=True)
+
+
+def snapshot(model: nn.Module, steps: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state, named "model.<parameter>" and "optimizer.<number>.<entry>"."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for i, entries in steps.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{key}": value for key, value in entries.items()}
+    return tensors
+
+
+def restore(model: nn.Module, steps: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `snapshot` gave."""
+    parameters = [p for group in steps.param_groups for p in group["params"]]
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, entry = key.split(".")
+            like = parameters[int(i)]
+            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value  # its layout, too
+            entries.setdefault(int(i), {})[entry] = value
+    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
+                           if key.startswith("model.")})
+    steps.load_state_dict({"state": entries, "param_groups": steps.state_dict()["param_groups"]})
 
 
 def _load(file, settings, model, steps, device):
@@ -250,17 +273,10 @@ def _load(file, settings, model, steps, device):
              if before.get(key) != settings.get(key)]
     if other:
         raise ValueError(f"checkpoint {file} is from another training: {', '.join(other)}; {cure}")
-    model.load_state_dict({key.removeprefix("model."): value for key, value in stored.items()})
     if "rng.cpu" not in tensors:
+        model.load_state_dict({key.removeprefix("model."): value for key, value in stored.items()})
         return History(**state["history"])
-    parameters, entries = [p for group in steps.param_groups for p in group["params"]], {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, entry = key.split(".")
-            like = parameters[int(i)]
-            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value  # its layout, too
-            entries.setdefault(int(i), {})[entry] = value
-    steps.load_state_dict({"state": entries, "param_groups": steps.state_dict()["param_groups"]})
+    restore(model, steps, tensors)
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)

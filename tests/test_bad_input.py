@@ -134,7 +134,7 @@ def call(function, arguments, folder):
 
 # Of these functions, or contexts for the reader's own passes.
 PARTS = {"replaced", "resumed", "reflection_padding", "against_negatives", "mapped", "naming_images", "widths",
-         "train", "prepared", "updates", "accuracy", "classifies"}
+         "train", "prepared", "updates", "snapshot", "restore", "accuracy", "classifies"}
 
 
 def test_every_function_that_takes_a_model_is_tried():

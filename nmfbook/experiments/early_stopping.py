@@ -20,7 +20,7 @@ from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
 from nmfcore.datasets import randomized_labels
 from nmfcore.networks import memorization_network
 from nmfcore.stopping import first_maximum, smoothed
-from nmfcore.training import prepared, updates
+from nmfcore.training import prepared, restore, snapshot, updates
 
 from .. import data
 from ..claims import Claim, Scale
@@ -100,7 +100,11 @@ def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:
                                  seed=job.seed)
     steps = prepared(model, given.inputs, job.optimizer, job.lr, precision=job.precision, device=device)
     files, state = [folder / f"check{i:02}.safetensors" for i in range(job.checks)], folder / "state.safetensors"
-    done = _restore(state, model, steps) if state.exists() else 0
+    done = 0
+    if state.exists():
+        tensors = load_file(state)
+        restore(model, steps, tensors)
+        done = int(tensors["done"])
     if all(file.exists() for file in files):
         done = job.checks
     for i in range(done, job.checks):
@@ -109,7 +113,7 @@ def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:
         if not loss < float("inf"):
             raise ValueError(f"the loss is {loss} at check {i}; lower lr={job.lr}")
         save_tensors(model.state_dict(), files[i])
-        _keep(state, model, steps, i + 1)
+        save_tensors(snapshot(model, steps) | {"done": torch.tensor(i + 1)}, state)
     state.unlink(missing_ok=True)
     return Trained(model, kept, held_out, labels, files)
 
@@ -119,29 +123,6 @@ def _batches(job, kept):
     for epoch in count():
         generator = torch.Generator().manual_seed(1000 * job.seed + epoch)
         yield from kept[torch.randperm(len(kept), generator=generator).to(kept.device)].split(job.batch)
-
-
-def _keep(file, model, steps, done):
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for i, entries in steps.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": value for name, value in entries.items()}
-    save_tensors(tensors | {"done": torch.tensor(done)}, file)
-
-
-def _restore(file, model, steps):
-    """Put weights and optimizer state back; returns the number of checks behind them."""
-    tensors, entries = load_file(file), {}
-    parameters = [p for group in steps.param_groups for p in group["params"]]
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            like = parameters[int(i)]
-            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value  # its layout, too
-            entries.setdefault(int(i), {})[name] = value
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
-                           if key.startswith("model.")})
-    steps.load_state_dict({"state": entries, "param_groups": steps.state_dict()["param_groups"]})
-    return int(tensors["done"])
 
 
 @torch.no_grad()
