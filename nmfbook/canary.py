@@ -16,7 +16,8 @@ from nmfcore.training import History
 from . import data, files
 from .experiments import memorizing_networks
 from .ledger import LEDGER
-from .measuring import rounded
+from .measuring import DIGITS
+from .records import rounded
 
 JOB = memorizing_networks.Job(data="digits", width=1 / 16, p=0.4, seed=0, per_class=50, decay=0.98, precision="float32")
 WEIGHTS, EXPECTED = LEDGER / "canary.safetensors", LEDGER / "canary.json"
@@ -29,7 +30,8 @@ def measured() -> dict:
     model.load_state_dict(load_file(WEIGHTS))
     labels = randomized_labels(given.labels, JOB.p, given.classes, seed=JOB.seed)
     trained = memorizing_networks.Trained(model, labels, History(accuracy=[1.0]))
-    return {"measurement": memorizing_networks.MEASUREMENT, **rounded(memorizing_networks.measure(JOB, trained))}
+    found = rounded(memorizing_networks.measure(JOB, trained), DIGITS)
+    return {"measurement": memorizing_networks.MEASUREMENT, **found}
 
 
 def renew() -> int:

@@ -3,7 +3,6 @@
 It can be stopped at any moment: a training goes on from its last epoch, and a result is written in one step.
 """
 
-import hashlib
 import os
 import platform
 import re
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from . import data, files, ledger
 from .ledger import ROOT, Entry, Refused, experiment, key, read, say, spool, text_of, versions
+from .records import rounded, source_hash
 
 DIGITS = 4  # significant, of what is measured
 
@@ -44,14 +44,6 @@ def done(name: str, job) -> bool:
         except Refused:
             continue
     return False
-
-
-def source_hash() -> str:
-    """SHA-256 over the Python files of both packages, as they are on disk."""
-    digest = hashlib.sha256()
-    for path in sorted(path for package in ("nmfcore", "nmfbook") for path in (ROOT / package).rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def commit() -> str:
@@ -85,7 +77,7 @@ class Runner:
         self.device, self.cache = device, cache or spool()
         for name in ledger.EXPERIMENTS:
             experiment(name)
-        self.origin = {"code": source_hash(), "commit": commit(), **_machine(device)}
+        self.origin = {"code": source_hash()[:16], "commit": commit(), **_machine(device)}
 
     def entry(self, name: str, job) -> Entry:
         """Train and measure one job; training goes on from where it was interrupted."""
@@ -99,7 +91,7 @@ class Runner:
             training = before + time.process_time() - begin
             files.save_text(f"{training:.0f}", spent)
         begin = time.process_time()
-        measurements = rounded(module.measure(job, trained, device=self.device))
+        measurements = rounded(module.measure(job, trained, device=self.device), DIGITS)
         seconds = {"training": round(training), "measuring": round(time.process_time() - begin)}
         if hasattr(trained, "sha256"):
             origin = {"source": trained.source, "sha256": trained.sha256}
@@ -197,17 +189,3 @@ def _left(jobs, device):
         + (f", and {unknown} of kinds that were never measured" if unknown else ""))
     for lacking, number in waiting.items():
         say(f"{number} jobs wait for {lacking}")
-
-
-def rounded(thing):
-    """Numbers to a few significant digits, tensors as lists."""
-    if isinstance(thing, dict):
-        return {str(name): rounded(part) for name, part in thing.items()}
-    if isinstance(thing, torch.Tensor):
-        return rounded(thing.tolist())
-    if isinstance(thing, (list, tuple)):
-        return [rounded(part) for part in thing]
-    if isinstance(thing, float):
-        short = float(f"{thing:.{DIGITS}g}")
-        return int(short) if short.is_integer() and abs(short) < 10**DIGITS else short
-    return thing

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from . import claims
+from . import claims, files
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -165,12 +165,8 @@ def _glued(notebook):
 
 def save(record: Record, folder: str | Path = DATA / "records") -> Path:
     """Write `<folder>/<chapter>.json` in one step, so that an interrupted run leaves the old record whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.chapter}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    path = Path(folder) / f"{record.chapter}.json"
+    files.save_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", path)
     return path
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from nmfbook import data, files, ledger, measuring
 from nmfbook.experiments import early_stopping, generalization, imagenet, memorizing_networks, scale
 from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
-from nmfbook.measuring import rounded
+from nmfbook.measuring import DIGITS
+from nmfbook.records import rounded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STOPPING = early_stopping.Job("digits", 1 / 16, "adam", 1e-3, seed=0, p=0.2, images=200, held_out=0.1, batch=20,
@@ -77,7 +78,7 @@ def test_the_digits_are_held_out_class_by_class():
 
 
 def entry_of(name, job, measurements):
-    return ledger.Entry(name, asdict(job), ledger.versions(name), rounded(measurements), {})
+    return ledger.Entry(name, asdict(job), ledger.versions(name), rounded(measurements, DIGITS), {})
 
 
 def test_a_memorizing_network(tmp_path):
