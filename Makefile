@@ -31,7 +31,7 @@ export $(filter-out PYTHON,$(KNOWN))
 BIN := .venv/bin
 # Named after the contents of what was installed: another lock file is another stamp.
 STAMP := .venv/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
-RUN = $(BIN)/python tools/book.py
+RUN = $(BIN)/python -m nmfbook.build
 GIVEN = --profile "$$PROFILE" --seed "$$SEED" --device "$$DEVICE"
 PHOTOGRAPHS = --seed "$$SEED" --device "$$DEVICE" --recursive "$$RECURSIVE"
 

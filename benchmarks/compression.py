@@ -22,7 +22,6 @@ import importlib
 import importlib.util
 import os
 import warnings
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -56,30 +55,11 @@ common = neighbour("nmf")
 timed = partial(common.timed, "cpu")
 
 
-@contextmanager
-def by_rank():
-    """Within the block, seconds that `nmf` iterates on each (rank, matrix): K -> one number a matrix, in order."""
-    run, seconds = importlib.import_module("nmfcore.solver")._Run, {}
-    original = run._iterate
-
-    def watched(self, problem, *arguments):
-        spent, found = timed(original, self, problem, *arguments)
-        seconds.setdefault(problem.K, []).append(spent)
-        return found
-
-    run._iterate = watched
-    try:
-        yield seconds
-    finally:
-        run._iterate = original
-
-
 def ours(A, ranks):
     """Seconds of the whole call, seconds (ranks, batches) of each part of it, errors (ranks, batches)."""
-    with by_rank() as parts:
-        total, found = timed(nmf, A, ranks, tol=TOL)
-    each = np.array([parts[K] for K in ranks])
-    each += (total - each.sum()) / each.size  # what lies between the iterations belongs to all alike
+    total, found = timed(nmf, A, ranks, tol=TOL)
+    each = np.array([result.seconds.tolist() for result in found])
+    each *= total / each.sum()  # what lies between the ranks, and other work on the machine, belongs to all alike
     return total, each, np.array([result.error.tolist() for result in found])
 
 

@@ -39,8 +39,8 @@ from sklearn.decomposition import non_negative_factorization
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from nmfbook import records
-from nmfcore import datasets, networks, nmf
+from nmfbook import datasets, records
+from nmfcore import networks, nmf
 from nmfcore.activations import capture, to_matrix
 
 BUDGETS = sorted({round(2 ** (step / 2)) for step in range(29)})  # iterations: 1, 2, 3, 4, 6, 8, 11, … 16384

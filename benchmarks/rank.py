@@ -32,7 +32,7 @@ from scipy.optimize import LinearConstraint, milp
 from threadpoolctl import threadpool_limits
 
 from nmfbook import records
-from nmfcore import _rectangles, rank
+from nmfcore import rank, rectangles
 
 SIZES = (6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 768,
          1024)
@@ -99,7 +99,7 @@ def subsets(bits):
 
 
 def reduced_enumeration(S, end):
-    rows, columns = _rectangles.reduced(S)
+    rows, columns = rectangles.reduced(S)
     return enumeration(S[np.ix_(rows, columns)], end)
 
 

@@ -25,8 +25,9 @@ from torch.nn.functional import interpolate, normalize
 
 from nmfbook import records
 from nmfcore import networks
-from nmfcore.heatmaps import feature_maps
-from nmfcore.retrieval import METHODS, Index, describe
+from nmfcore.feature_maps import feature_maps
+from nmfcore.index import Index
+from nmfcore.retrieval import METHODS, describe
 
 DIMENSIONS = 512
 CLUSTER = 100  # descriptors, on average; two of the same have a cosine of about ½

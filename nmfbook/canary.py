@@ -9,9 +9,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from nmfcore.datasets import randomized_labels
-from nmfcore.networks import memorization_network
-from nmfcore.training import History
+from nmfbook.architectures import memorization_network
+from nmfbook.datasets import randomized_labels
+from nmfbook.training import History
 
 from . import data, files
 from .experiments import memorizing_networks

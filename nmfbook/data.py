@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import torch
 
-from nmfcore.datasets import ORIGINALS, LabeledImages, data_folder, labeled_images
+from nmfbook.datasets import ORIGINALS, LabeledImages, labeled_images
+from nmfcore.networks import data_folder
 
 # name -> architecture of table 3.1 that is trained on it, and test samples of a class to hold out for want of others
 SETS = {
@@ -85,7 +86,7 @@ def load(name: str, per_class: int | None = None, device: str = "cpu") -> Data:
 
 def _read(name, split):
     if name == "esc10":
-        from nmfcore.sounds import labeled_sounds  # with it comes librosa, which a machine may lack
+        from nmfbook.sounds import labeled_sounds  # with it comes librosa, which a machine may lack
 
         return labeled_sounds(name, split=split)
     images = labeled_images(name.split("_")[0] if name.startswith(("digits", "cifar10", "svhn")) else name, split=split)

@@ -4,15 +4,14 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .encoding import encode
     from .estimator import NMF
     from .selection import choose_rank
-    from .solver import Factors, nmf
+    from .solver import Factors, encode, nmf
 
     __version__: str
 
 __all__ = ["NMF", "Factors", "__version__", "choose_rank", "encode", "nmf"]
-_HOMES = {"NMF": "estimator", "Factors": "solver", "choose_rank": "selection", "encode": "encoding", "nmf": "solver"}
+_HOMES = {"NMF": "estimator", "Factors": "solver", "choose_rank": "selection", "encode": "solver", "nmf": "solver"}
 
 
 def __getattr__(name: str) -> Any:

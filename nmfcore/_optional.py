@@ -3,19 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PACKAGES = {"IPython": "ipython"}  # where a module is called otherwise than its package
-
 
 @contextmanager
-def needed_by(what: str) -> Iterator[None]:
+def needed_by(what: str, extra: str) -> Iterator[None]:
     """Within the block, an import of what is not installed ends in a sentence that says who needs it and how to get it.
 
-    Raises ModuleNotFoundError.
+    extra: of nmfcore, with which it is installed. Raises ModuleNotFoundError.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        module = (error.name or "").split(".")[0]
-        package = _PACKAGES.get(module, module)
-        raise ModuleNotFoundError(f"{what} needs the package {package}, which is not installed: pip install {package}",
-                                  name=error.name) from error
+        package = (error.name or "").split(".")[0]
+        raise ModuleNotFoundError(f"{what} needs the package {package}, which is not installed: "
+                                  f"pip install 'nmfcore[{extra}]'", name=error.name) from error

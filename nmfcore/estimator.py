@@ -10,8 +10,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .encoding import encode
-from .solver import nmf
+from .solver import encode, nmf
 
 _TYPES = [np.float64, np.float32]
 

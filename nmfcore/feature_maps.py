@@ -38,7 +38,7 @@ from .gate import (
     running,
     unwrapped,
 )
-from .photographs import upright
+from .photographs import opened, upright
 
 Images = Tensor | Sequence | Dataset | DataLoader
 Maps = Tensor | Sequence[Tensor]
@@ -254,9 +254,8 @@ def _preprocessed(image, preprocess, i):
     """What `preprocess` makes of an image as it is: a tensor, or if it refuses one, the picture."""
     given, picture = image, None
     if isinstance(image, str | Path):
-        from .datasets import _opened  # only who reads files pays for its imports
 
-        image = _opened(image)
+        image = opened(image)
     if isinstance(image, Image.Image):
         if image.mode[0] in "IF":
             raise ValueError(f"image {i} has more than 8 bits per channel, mode {image.mode}; save it with 8")

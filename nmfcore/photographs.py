@@ -358,3 +358,11 @@ def _scaled(image, side):
     scale = side / min(image.size)
     size = tuple(max(side, round(scale * length)) for length in image.size)
     return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
+
+
+def opened(file, whole=False):
+    with decoded(file, whole=whole) as image:
+        found = upright(image.copy())
+    if found.mode[0] in "IF":
+        raise ValueError(f"{readable(file)} has more than 8 bits per channel (mode {found.mode}); save it with 8")
+    return found

@@ -17,18 +17,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import clarabel
 import numpy as np
 import scipy.sparse as sp
 import torch
-from ortools.sat.python import cp_model
 from scipy.optimize import least_squares
 from torch import Tensor
 from tqdm import tqdm
 
-from . import _rectangles
+from . import rectangles
 from ._inputs import is_sparse
+from ._optional import needed_by
 from .solver import nmf
+
+with needed_by("nmfcore.rank", "rank"):
+    import clarabel
+    from ortools.sat.python import cp_model
 
 TOLERANCE = 1e-9  # ‖M − U V‖_F / ‖M‖_F up to which a factorization counts as exact
 _ENTRIES = 2 ** 20  # of M, at most
@@ -158,7 +161,7 @@ class _Search:
             if self.S.any():
                 if self.M.dtype != bool:
                     self.rank()
-                rows, columns = _rectangles.reduced(self.S)
+                rows, columns = rectangles.reduced(self.S)
                 end = self.end
                 if not self.closed("rank₊"):
                     self.end = self.left(1 if self.M.dtype == bool else 0.5)
@@ -217,31 +220,31 @@ class _Search:
     def rectangles(self, rows, columns, S):
         """Bounds from S, the rows and columns of the support that alone decide its rectangle cover number."""
         def keep(cover):
-            R, C = _rectangles.maximal(self.S, cover[0], rows)
+            R, C = rectangles.maximal(self.S, cover[0], rows)
             self.add("rectangle cover", "upper", len(R), "cover", rows=R, columns=C)
 
         def prove(value, method, cells):
             self.add("rectangle cover", "lower", value, method,
                      cells=np.stack([rows[cells[:, 0]], columns[cells[:, 1]]], 1))
         self.step("cover")
-        cover, pool = _rectangles.greedy_cover(S)
+        cover, pool = rectangles.greedy_cover(S)
         keep(cover)
         self.step("fooling set")
-        cells = _rectangles.fooling_set(S, self.seed, len(cover[0]), self.left(0.05))
+        cells = rectangles.fooling_set(S, self.seed, len(cover[0]), self.left(0.05))
         prove(len(cells), "fooling set", cells)
         if self.closed("rectangle cover"):
             return
         if S.sum() > _CELLS:
             self.unfinished |= dict.fromkeys(("fooling set", "fractional cover"), f"more than {_CELLS} ones")
         else:
-            cells, proved = _rectangles.largest_fooling_set(S, cells, self.left(0.1), self.seed)
+            cells, proved = rectangles.largest_fooling_set(S, cells, self.left(0.1), self.seed)
             prove(len(cells), "fooling set", cells)
             if not proved:
                 self.unfinished["fooling set"] = "time limit"
             if self.closed("rectangle cover"):
                 return
             self.step("fractional cover")
-            weights, heaviest, proved, pool = _rectangles.fractional(S, pool, self.left(0.4), self.seed)
+            weights, heaviest, proved, pool = rectangles.fractional(S, pool, self.left(0.4), self.seed)
             full = np.zeros(self.S.shape, np.int64)
             full[np.ix_(rows, columns)] = weights
             self.add("rectangle cover", "lower", -(-weights.sum() // heaviest), "fractional cover",
@@ -249,7 +252,7 @@ class _Search:
             if not proved:
                 self.unfinished["fractional cover"] = "time limit"
         if pool:
-            keep(_rectangles.from_pool(S, pool, cover, self.of("rectangle cover")[0], self.left(0.3)))
+            keep(rectangles.from_pool(S, pool, cover, self.of("rectangle cover")[0], self.left(0.3)))
         self.step("search for covers")
         self.search(S, cells, keep, prove)
 
@@ -262,7 +265,7 @@ class _Search:
                 if time.monotonic() >= self.end:
                     self.unfinished["search"] = "time limit"
                     return
-                found = _rectangles.cover_of_size(S, r, cells, min(self.end, time.monotonic() + seconds), self.seed)
+                found = rectangles.cover_of_size(S, r, cells, min(self.end, time.monotonic() + seconds), self.seed)
                 if found is False:
                     prove(r + 1, "search", cells)
                     break
@@ -551,7 +554,7 @@ def _fractional_holds(M, value, weights, heaviest, end):
     S = M > 0
     if (weights < 0).any() or (weights[~S] > 0).any() or heaviest < 1 or -(-weights.sum() // heaviest) != value:
         return False
-    found, _, proved = _rectangles.heaviest(S, weights, end, 1, above=int(heaviest))
+    found, _, proved = rectangles.heaviest(S, weights, end, 1, above=int(heaviest))
     return False if found else True if proved else None
 
 
@@ -576,7 +579,7 @@ def _search_holds(M, value, cells, end):
             for k in range(r):
                 model.add_bool_and([fits[k], rows[k][i]]).only_enforce_if(covers[k])
             model.add_bool_or(covers)
-    status = _rectangles.solver_until(end, 1).solve(model)
+    status = rectangles.solver_until(end, 1).solve(model)
     return {cp_model.INFEASIBLE: True, cp_model.OPTIMAL: False, cp_model.FEASIBLE: False}.get(status)
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ._inputs import isolated
 from .activations import to_maps, to_matrix
 from .gate import Channelwise, Layout, check_counts
-from .solver import _sweep
+from .solver.plain import sweep
 
 
 class NMFPerturbation(Channelwise):
@@ -96,7 +96,7 @@ class NMFPerturbation(Channelwise):
             V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
         V = normalize(V, dim=1)
         U = _coefficients(A, V, self.sweeps)
-        self.dictionary = normalize(_sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
+        self.dictionary = normalize(sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
 
 
 @isolated()
@@ -130,7 +130,7 @@ def _coefficients(A, V, sweeps):
     """(K, N) U ≥ 0 of min ‖A − Uᵀ V‖, V fixed."""
     G, C = V @ V.mT, V @ A.mT
     start = C.clamp(min=0) / G.sum(1, keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
-    return _sweep(start[None], G[None], C[None], sweeps)[0]
+    return sweep(start[None], G[None], C[None], sweeps)[0]
 
 
 def _onto_span(X, V, active):

@@ -4,26 +4,17 @@ A descriptor is made in two steps. `describe` takes the feature maps of each ima
 by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. Scores are cosines.
 """
 
-import io
-import json
-import os
-import pickle
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import pooch
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, normalize
 
 from ._inputs import isolated
 from .feature_maps import Maps, check_maps, of_one_shape
-from .gate import check_counts, described, ids, is_dense, listed
+from .gate import described, is_dense, listed
 from .segmentation import Box, box
 from .solver import nmf
 
@@ -31,9 +22,9 @@ METHODS = {"mac": "MAC", "rmac": "R-MAC", "crow": "CroW", "cam": "CAM", "nmf_v":
 INSIDE = 0.75  # section 5.3.1: the share of a query's heatmap that has to lie in its box
 TOP = 0.3  # section 5.3.2: the share of a photograph that is taken for the match
 RANK = 4  # as in figure 5.9; the text gives no other
-VERSION = 1  # of the files of an index
+
+
 _AT_ONCE = 32  # images
-_PER_CELL = 40  # descriptors that k-means sees for each cell; faiss asks for 39 at least
 
 
 # --- local descriptors --------------------------------------------------------------------------------------
@@ -254,172 +245,6 @@ def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, region
 # --- the index ----------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Index:
-    """Descriptors of named images, searched exactly or, where they are many, by faiss.
-
-    about: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for
-    queries that were made alike: `check` compares. stamps: what tells each image from an edited one of the same name,
-    such as `photographs.stamp` of its file; `unchanged` compares.
-    """
-
-    descriptors: Tensor  # (n, d), rows of length 1
-    names: list[str]
-    about: dict = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)  # images that could not be read
-    stamps: list[str] = field(default_factory=list)  # n, "" for an image without
-
-    def __post_init__(self):
-        self._check(self.descriptors, self.names)
-        self.stamps = self._stamps(self.stamps, self.names)
-
-    @staticmethod
-    def _stamps(stamps, names):
-        if stamps and len(stamps) != len(names):
-            raise ValueError(f"{len(stamps)} stamps for {len(names)} names; pass one for each, or none")
-        return list(stamps) or [""] * len(names)
-
-    @staticmethod
-    def _check(descriptors, names):
-        known = ids(names, "names")
-        if not is_dense(descriptors) or descriptors.dim() != 2 or not descriptors.is_floating_point() \
-                or len(descriptors) != len(known):
-            raise ValueError(f"{len(known)} names for descriptors {described(descriptors)}; expected (n, d)")
-        wrong = (~torch.isfinite(descriptors).all(1)).nonzero().flatten().tolist()
-        if wrong:
-            raise ValueError(f"the descriptor of {names[wrong[0]]!r} is not finite")
-
-    def check(self, about: Mapping) -> None:
-        """Raises ValueError, naming the first difference, unless the index was made as `about` says."""
-        for key in sorted({*self.about, *about}):
-            if self.about.get(key) != about.get(key):
-                raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; "
-                                 f"build it again, or describe the query alike")
-
-    def unchanged(self, stamps: Mapping[str, str]) -> "Index":
-        """An index of those images that still have the stamp they had: {name: stamp} of what is there now.
-
-        What is gone, edited, or has no stamp is not in it, and is to be added again if it is there.
-        """
-        kept = [i for i, (name, stamp) in enumerate(zip(self.names, self.stamps, strict=True))
-                if stamp and stamps.get(name) == stamp]
-        return Index(self.descriptors[kept], [self.names[i] for i in kept], self.about,
-                     stamps=[self.stamps[i] for i in kept])
-
-    def add(self, descriptors: Tensor, names: Sequence[str], *, stamps: Sequence[str] = ()) -> None:
-        """Append images. Raises ValueError for a name that is there already and descriptors of another width."""
-        self._check(descriptors, names)
-        stamps = self._stamps(stamps, names)
-        if len({*self.names, *names}) < len(self.names) + len(names):
-            raise ValueError(f"{sorted({*names} & {*self.names})[:3] or list(names)[:3]}: names must be new and unlike")
-        if descriptors.shape[1] != self.descriptors.shape[1]:
-            raise ValueError(f"descriptors of width {descriptors.shape[1]} do not fit an index of width "
-                             f"{self.descriptors.shape[1]}")
-        self.descriptors = torch.cat([self.descriptors, descriptors])
-        self.names, self.stamps = [*self.names, *names], [*self.stamps, *stamps]
-
-    @isolated()
-    def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
-               by: Any = None) -> tuple[Tensor, Tensor]:
-        """Scores and places, (q, top), of the images most like each query (q, d), best first.
-
-        expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
-        by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched exactly.
-        """
-        width = self.descriptors.shape[1]
-        if not is_dense(queries) or queries.shape[1:] != (width,) or not queries.is_floating_point() \
-                or not bool(torch.isfinite(queries).all()):
-            shape = tuple(queries.shape) if isinstance(queries, Tensor) else type(queries).__name__
-            raise ValueError(f"queries of shape {shape} do not fit descriptors of width {width}; expected finite "
-                             f"numbers (q, {width})")
-        check_counts(0, expand=expand)
-        if top is not None:
-            check_counts(top=top)
-        queries = queries.to(self.descriptors)
-        top = len(self.names) if top is None else min(top, len(self.names))
-        if expand:
-            _, first = self.search(queries, top=expand, by=by)
-            queries = normalize(queries + self.descriptors[first].sum(1), dim=1)
-        if by is not None:
-            if by.ntotal != len(self.names):
-                raise ValueError(f"the faiss index holds {by.ntotal} descriptors of {len(self.names)}; make it anew")
-            best, places = (torch.from_numpy(found).to(queries.device) for found in
-                            by.search(queries.detach().cpu().contiguous().numpy(), top))
-            short = (places < 0).any(1)
-            if bool(short.any()):
-                best[short], places[short] = self.search(queries[short], top=top)
-            return best, places
-        scores = queries @ self.descriptors.mT
-        if top < len(self.names):
-            best, places = scores.topk(top, dim=1)
-        else:
-            best, places = scores.sort(dim=1, descending=True, stable=True)
-        return best, places
-
-    def faiss(self, *, probes: int = 16) -> Any:
-        """An inverted file of the descriptors, for `search`: an approximate search among many of them.
-
-        Descriptors are put into about 4 √n cells around spherical k-means; a query is compared with those in the
-        `probes` nearest cells. More probes find more and take longer (`nprobe` of what is returned may be changed).
-        It takes as much memory as the descriptors once more, and for a million of them some minutes.
-
-        Raises ModuleNotFoundError where the package faiss is not installed.
-        """
-        try:
-            import faiss
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("the package faiss is not installed: pip install faiss-cpu, or search exactly, "
-                                      "without it") from error
-        n, d = self.descriptors.shape
-        cells = max(1, min(round(4 * n ** 0.5), n // _PER_CELL))
-        made: Any = faiss.index_factory(d, f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
-        made.cp.min_points_per_centroid, made.cp.max_points_per_centroid = 1, _PER_CELL
-        made.nprobe = probes
-        vectors = self.descriptors.detach().cpu().float().contiguous().numpy()
-        made.train(vectors)
-        made.add(vectors)
-        return made
-
-    def save(self, folder: str | Path) -> None:
-        """Two files, descriptors-<hash>.safetensors and index.json, which is replaced last: an interrupted call leaves
-        the index that was there."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        draft, card = folder / f"descriptors.{os.getpid()}.draft", folder / f"index.{os.getpid()}.draft"
-        try:
-            save_file({"descriptors": self.descriptors.contiguous()}, draft)
-            digest = pooch.file_hash(str(draft))
-            file = folder / f"descriptors-{digest[:16]}.safetensors"
-            os.replace(draft, file)
-            text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
-                               "left_out": self.left_out, "stamps": self.stamps}, indent=1, ensure_ascii=False)
-            card.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
-            os.replace(card, folder / "index.json")
-        finally:
-            draft.unlink(missing_ok=True)
-            card.unlink(missing_ok=True)
-        for old in folder.glob("descriptors-*.safetensors"):
-            if old != file:
-                old.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Index":
-        """Raises FileNotFoundError where there is no index, and ValueError for one of another version or damaged."""
-        folder = Path(folder)
-        try:
-            found = json.loads((folder / "index.json").read_text(encoding="utf-8", errors="surrogateescape"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{folder / 'index.json'} is damaged ({error}); build the index again") from error
-        if found.get("version") != VERSION:
-            raise ValueError(f"{folder} holds an index of version {found.get('version')!r}, not {VERSION}; build it "
-                             f"again")
-        file = folder / f"descriptors-{found['sha256'][:16]}.safetensors"
-        if not file.exists() or pooch.file_hash(str(file)) != found["sha256"]:
-            raise ValueError(f"{file} is missing or damaged; build the index again")
-        return cls(load_file(file)["descriptors"], found["names"], found["about"], found["left_out"],
-                   found.get("stamps", []))
-
-
 # --- regions of the results ---------------------------------------------------------------------------------
 
 
@@ -444,124 +269,3 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
 
 
 # --- how good a ranking is ----------------------------------------------------------------------------------
-
-
-def average_precision(ranking: Iterable, positives: Iterable, junk: Iterable = ()) -> float:
-    """The area under precision against recall, by trapezoids as the program of Oxford Buildings computes it.
-
-    ranking: images, best first. positives: those to be found. junk: neither right nor wrong; they are
-    taken out of the ranking. Positives that the ranking does not list count as never found. Images are names or
-    numbers, which compare by value, and stand once in each of the three.
-
-    Raises ValueError without positives, and for an image that stands twice.
-    """
-    listed, wanted, ignored = _judged(ranking, positives, junk)
-    hits = [image in wanted for image in listed if image not in ignored]
-    total, found = 0.0, 0
-    for r, hit in enumerate(hits):
-        if hit:
-            total += ((found / r if r else 1) + (found + 1) / (r + 1)) / 2
-            found += 1
-    return total / len(wanted)
-
-
-def average_precision_at(ranking: Iterable, positives: Iterable, n: int = 30) -> float:
-    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives.
-
-    Raises ValueError as `average_precision`, and for n below 1.
-    """
-    check_counts(n=n)
-    listed, wanted, _ = _judged(ranking, positives)
-    hits = [image in wanted for image in listed[:n]]
-    return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
-
-
-def _judged(ranking, positives, junk=()):
-    """A ranking, and sets of its positives and its junk."""
-    wanted = set(ids(positives, "positives"))
-    if not wanted:
-        raise ValueError("a query without positives has no average precision; leave it out")
-    return ids(ranking, "the ranking"), wanted, set(ids(junk, "junk"))
-
-
-@dataclass(frozen=True)
-class Query:
-    """One query of a benchmark."""
-
-    name: str
-    image: str
-    box: tuple[float, float, float, float]  # x_min, y_min, x_max, y_max in pixels
-    positives: frozenset[str]
-    junk: frozenset[str]
-
-
-def oxford_queries(folder: str | Path) -> list[Query]:
-    """The queries of Oxford5k or Paris6k, from a folder with their files <name>_{query,good,ok,junk}.txt.
-
-    Positives are good and ok. The prefix "oxc1_" of Oxford's query files is taken off, so that names are those of the
-    images. Raises FileNotFoundError if there is no query, or one of its lists is missing.
-    """
-    folder = Path(folder)
-
-    def listed(name):
-        return frozenset((folder / name).read_text(encoding="utf-8").split())
-
-    found = []
-    for file in sorted(folder.glob("*_query.txt")):
-        image, x0, y0, x1, y1 = file.read_text(encoding="utf-8").split()
-        name = file.name.removesuffix("_query.txt")
-        found.append(Query(name, image.removeprefix("oxc1_"), (float(x0), float(y0), float(x1), float(y1)),
-                           listed(f"{name}_good.txt") | listed(f"{name}_ok.txt"), listed(f"{name}_junk.txt")))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no file *_query.txt; point to the ground truth of Oxford5k or Paris6k")
-    return found
-
-
-def revisited_queries(file: str | Path, *, level: str = "medium") -> list[Query]:
-    """The queries of Revisited Oxford or Paris (Radenović et al. 2018), from gnd_roxford5k.pkl or gnd_rparis6k.pkl.
-
-    level: "easy" has the easy images for positives, "medium" the easy and the hard ones, "hard" the hard ones; those
-    of the other kind are junk. Queries without positives are left out. Query images are not part of the database.
-
-    The file is a pickle, which could run any program. Numbers, texts, lists, dicts and arrays of numbers are read;
-    anything else is refused. Raises ValueError for that, for another structure, and for an unknown level.
-    """
-    kinds = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
-    if level not in kinds:
-        raise ValueError(f"level {level!r} is not one of {', '.join(kinds)}")
-    data = Path(file).read_bytes()
-    try:
-        found = _Plain(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(f"{file} cannot be read as a pickle of plain data: {error}") from error
-    try:
-        queries = []
-        for name, entry in zip(found["qimlist"], found["gnd"], strict=True):
-            images = {kind: frozenset(found["imlist"][int(i)] for i in entry[kind])
-                      for kind in ("easy", "hard", "junk")}
-            positives = frozenset().union(*(images[kind] for kind in kinds[level]))
-            x0, y0, x1, y1 = map(float, entry["bbx"])
-            if positives:
-                queries.append(Query(name, name, (x0, y0, x1, y1), positives,
-                                     frozenset().union(*images.values()) - positives))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} does not hold imlist, qimlist and gnd of bbx, easy, hard and junk ({error!r}); take "
-                         f"the ground truth of Revisited Oxford or Paris") from error
-    return queries
-
-
-class _Plain(pickle.Unpickler):
-    """Knows no names but those that arrays of numbers need."""
-
-    def find_class(self, module, name):
-        if (module, name) == ("_codecs", "encode"):  # how old protocols write bytes
-            return _latin1
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return super().find_class("numpy._core.multiarray", name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _latin1(text, _encoding):
-    return text.encode("latin1")

@@ -16,7 +16,9 @@ from torch.nn.functional import interpolate
 
 from .activations import to_matrix
 from .factorization import kmeans
-from .heatmaps import Maps, factorize, foreground, normalized
+from .feature_maps import Maps
+from .heatmaps import factorize, normalized
+from .matching import foreground
 
 Masks = Tensor | Sequence[Tensor]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max: the first and last pixel, both inside

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ._inputs import dense, is_sparse
-from .encoding import _check_matrices, encode
-from .solver import _is_count, _peaks, nmf
+from .solver import encode, nmf
+from .solver.check import check_matrices, is_count, peaks
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def choose_rank(A: Tensor, ranks: Sequence[int], *, folds: int = 3, max_iter: in
         print(choose_rank(torch.relu(U @ V + 0.3 * torch.randn(90, 60)), range(1, 9)))
     """
     A = dense(A) if is_sparse(A) else A
-    _check_matrices("A", A)
+    check_matrices("A", A)
     if A.dim() != 2:
         raise ValueError(f"A must have shape (N, M), got {tuple(A.shape)}; choose the rank of one matrix at a time")
-    if not _is_count(folds) or folds < 2:
+    if not is_count(folds) or folds < 2:
         raise ValueError(f"folds {folds!r} must be an integer ≥ 2")
     for K in ranks:
-        if not _is_count(K):
+        if not is_count(K):
             raise ValueError(f"rank {K!r} must be an integer ≥ 1")
     if not len(ranks):
         raise ValueError("ranks must hold at least one rank")
@@ -81,7 +81,7 @@ def choose_rank(A: Tensor, ranks: Sequence[int], *, folds: int = 3, max_iter: in
     if min(N, M) < folds or ranks[-1] > highest:
         raise ValueError(f"A of shape {(N, M)} in {folds} × {folds} folds leaves {N - -(-N // folds)} × "
                          f"{M - -(-M // folds)} to fit rank {ranks[-1]} to; lower it, or take other folds")
-    _peaks(A, N)
+    peaks(A, N)
     generator = torch.Generator().manual_seed(seed)
     rows, columns = (torch.randperm(length, generator=generator).to(A.device) % folds for length in (N, M))
     A = A.detach().to(torch.float64 if A.dtype == torch.float64 else torch.float32)

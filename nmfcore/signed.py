@@ -6,7 +6,8 @@ from torch import Tensor
 from ._inputs import dense, isolated
 from .factorization import Factorization
 from .gate import Channelwise, check_counts, described, listed
-from .solver import _sweep, nmf
+from .solver import nmf
+from .solver.plain import sweep
 
 
 class Split(Channelwise):
@@ -59,7 +60,7 @@ def semi_nmf(A: Tensor, rank: int, *, max_iter: int = 200, tol: float = 1e-4, se
     error = torch.linalg.norm(A - U @ V)
     for _ in range(max_iter):
         V = (torch.linalg.pinv(U.double()) @ A.double()).to(U)  # of least norm, where columns of U are dependent
-        U = _sweep(U.mT[None], (V @ V.mT)[None], (V @ A.mT)[None], 10)[0].mT
+        U = sweep(U.mT[None], (V @ V.mT)[None], (V @ A.mT)[None], 10)[0].mT
         before, error = error, torch.linalg.norm(A - U @ V)
         if not before - error > tol * before:
             break

@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 from ._inputs import dense, isolated
 from .gate import check_counts, described
 from .regularization import _coefficients
-from .solver import _sweep, nmf
+from .solver import nmf
+from .solver.plain import sweep
 
 
 class StreamingNMF:
@@ -67,7 +68,7 @@ class StreamingNMF:
         for _ in range(self.turns):
             U = _coefficients(A, self.V, self.sweeps)
             self._gram, self._product = past + U @ U.mT, wanted + U @ A
-            V = _sweep(self.V[None], self._gram[None], self._product[None], self.sweeps)[0]
+            V = sweep(self.V[None], self._gram[None], self._product[None], self.sweeps)[0]
             length = V.norm(dim=1, keepdim=True)
             self.V = torch.where(length > 0, normalize(V, dim=1), self.V)  # a factor that nothing shows stays
             scale = torch.where(length > 0, length, 1)  # what V loses in length, U gains, in the past too

@@ -11,9 +11,9 @@ from pathlib import Path
 import photographs_page
 
 from nmfcore import networks
-from nmfcore.heatmaps import factorize, stored_maps
+from nmfcore.heatmaps import COLORS, factorize
 from nmfcore.photographs import Photographs
-from nmfcore.plots import COLORS
+from nmfcore.stored_maps import stored_maps
 
 OUTPUT = Path(__file__).resolve().parent.parent / "_build" / "heatmaps"
 SIDE = 224  # pixels of a photograph's shorter side, as the networks were trained

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from nmfcore import contact_sheet
+from nmfcore import pages
 from nmfcore.photographs import describe_passed_over, readable
 from nmfcore.segmentation import binarize
 
@@ -45,7 +45,7 @@ def owner_of(*paths, recursive=False):
 def page_of(output, stem, owner):
     """The file <stem>.html, or one with a hash in its name where that is the page of another owner."""
     file = output / f"{stem}.html"
-    return file if contact_sheet.owner_of(file) == owner or not file.exists() else output / f"{stem}_{owner[:8]}.html"
+    return file if pages.owner_of(file) == owner or not file.exists() else output / f"{stem}_{owner[:8]}.html"
 
 
 def write(file, photographs, found, names, *, title, about, left_out, passed_over, folder, owner):
@@ -53,14 +53,14 @@ def write(file, photographs, found, names, *, title, about, left_out, passed_ove
     passed_over: what else the folder holds."""
     # Masks are shown at half the size: those of thousands of photographs still fit in memory.
     masks = binarize(found.maps, [(h // 2, w // 2) for h, w in photographs.sizes])
-    entries = (contact_sheet.entry(readable(name), photographs.rgb(i), found.maps[i].cpu(), masks[i].cpu())
+    entries = (pages.entry(readable(name), photographs.rgb(i), found.maps[i].cpu(), masks[i].cpu())
                for i, name in enumerate(tqdm(names, unit="image", desc="writing")))
     if left_out:
         about = [*about, f"Left out, as they cannot be read: {', '.join(map(readable, left_out))}."]
     if passed_over:
         rest = describe_passed_over(passed_over, folder, most=len(passed_over))
         about = [*about, f"{rest[0].upper()}{rest[1:]}."]
-    contact_sheet.write(file, entries, title=title, about=about, owner=owner)
+    pages.write(file, entries, title=title, about=about, owner=owner)
 
 
 def run(parser, make, arguments=None):

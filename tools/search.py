@@ -14,9 +14,11 @@ import photographs_page
 from tqdm.auto import tqdm
 
 from nmfcore import networks
-from nmfcore.heatmaps import factorize, feature_maps
+from nmfcore.feature_maps import feature_maps
+from nmfcore.heatmaps import factorize
+from nmfcore.index import Index
 from nmfcore.photographs import Photographs, describe_passed_over, listed, readable, stamp
-from nmfcore.retrieval import Index, describe, pooled
+from nmfcore.retrieval import describe, pooled
 
 OUTPUT = Path(__file__).resolve().parent.parent / "_build" / "search"
 METHOD, RANK, SIDE = "nmf_v", 4, 224

@@ -31,7 +31,8 @@ from torch.nn.functional import cosine_similarity, interpolate, mse_loss
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nmfcore import networks
-from nmfcore.heatmaps import correlation, heatmaps, match
+from nmfcore.heatmaps import heatmaps
+from nmfcore.matching import correlation, match
 
 HERE = Path(__file__).resolve().parent
 SIZE, GRID, CHANNELS = 224, 14, 512

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nmfbook.architectures import memorization_network
+from nmfbook.datasets import randomized_labels
+from nmfbook.training import prepared, restore, snapshot, updates
 from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
-from nmfcore.datasets import randomized_labels
-from nmfcore.networks import memorization_network
 from nmfcore.stopping import first_maximum, smoothed
-from nmfcore.training import prepared, restore, snapshot, updates
 
 from .. import data
 from ..claims import Claim, Scale

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from nmfbook.architectures import memorization_network
+from nmfbook.training import History, accuracy
+from nmfbook.training import train as train_network
 from nmfcore.compression import accuracy_curve, class_batches
-from nmfcore.networks import memorization_network
-from nmfcore.training import History, accuracy
-from nmfcore.training import train as train_network
 
 from .. import data
 from ..claims import Claim, Scale

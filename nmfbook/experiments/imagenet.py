@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from nmfbook.datasets import image_folder
 from nmfcore.compression import accuracy_curve, class_batches, mixed_batches
-from nmfcore.datasets import data_folder, image_folder
-from nmfcore.networks import pretrained
+from nmfcore.networks import data_folder, pretrained
 
 from .. import data
 from ..claims import Claim, Scale

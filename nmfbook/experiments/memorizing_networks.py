@@ -15,11 +15,11 @@ import torch
 from scipy import stats
 from torch import nn
 
+from nmfbook.architectures import memorization_network
+from nmfbook.datasets import randomized_labels
+from nmfbook.training import History
+from nmfbook.training import train as train_network
 from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batches
-from nmfcore.datasets import randomized_labels
-from nmfcore.networks import memorization_network
-from nmfcore.training import History
-from nmfcore.training import train as train_network
 
 from .. import data
 from ..claims import Claim, Scale

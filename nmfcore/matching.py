@@ -1,0 +1,102 @@
+"""Comparing factors: of two starts, two networks or two ranks, by the maps that they give for the same images."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ._inputs import isolated
+from .activations import to_matrix
+from .feature_maps import Maps
+from .heatmaps import factorize
+from .stored_maps import StoredMaps
+
+
+@isolated()
+def match(maps: Maps, reference: Maps) -> Tensor:
+    """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
+
+    Partners are one-to-one and maximize the summed correlation over the set (Hungarian algorithm); the L − K others
+    follow. It gives the factors of two runs, two networks or two ranks the same order, and so the same colours.
+    Returns (L,) indices. Raises ValueError when the sets differ or `maps` has fewer factors than `reference`.
+    """
+    L = maps[0].shape[0]
+    if [each.shape[1:] for each in maps] != [each.shape[1:] for each in reference] or reference[0].shape[0] > L:
+        raise ValueError(f"maps {_described(maps)} must cover the same images as reference {_described(reference)}, "
+                         f"with at least as many factors")
+    _, partners = linear_sum_assignment(-correlation(reference, maps).cpu().numpy())  # rows come in order
+    others = [k for k in range(L) if k not in partners]
+    return torch.as_tensor([*partners, *others])
+
+
+def correlation(first: Maps, second: Maps) -> Tensor:
+    """Pearson correlation over a set of every map of `first` (n, K, H, W) with every map of `second` (n, L, H, W).
+
+    Returns (K, L); a constant map correlates 0 with everything.
+    """
+    x, y = (_rows(maps).double() for maps in (first, second))
+    x, y = (torch.where((z == z[0]).all(0), 0, z - z.mean(0)) for z in (x, y))  # a mean is rounded, a constant is not
+    size = x.norm(dim=0)[:, None] * y.norm(dim=0)
+    return x.mT @ y / torch.where(size > 0, size, 1)
+
+
+def agreement(maps: Maps, reference: Maps) -> float:
+    """Correlation of the maps with their partners in `reference`, which has as many; mean over factors."""
+    return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
+
+
+@isolated()
+def stability(features: Maps | StoredMaps, ranks: Sequence[int], *, seeds: Sequence[int] = range(5)) -> Tensor:
+    """How well starts agree: (ranks, pairs of seeds), the `agreement` of their maps at each rank.
+
+    Where it is low, the maps of one start are one story among several. Raises ValueError for fewer than two seeds.
+    """
+    if len(seeds) < 2:
+        raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
+    runs = [factorize(features, ranks, seed=seed) for seed in seeds]
+    return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(starts, 2)]
+                         for starts in zip(*runs, strict=True)], dtype=torch.float32)
+
+
+def overlap(children: Maps, parents: Maps) -> Tensor:
+    """The share of each child's activation that lies on each parent: (L, K) for L children and K parents.
+
+    At a position where several parents are active, each owns as much of it as it contributes to the sum of all, and
+    what lies where no parent is active is not counted. So rows sum to at most 1. With the maps of ranks K and K + 1,
+    `overlap(...).argmax(1)` says which factor each child comes from; several may come from the same.
+    """
+    x, y = (_rows(maps).double() for maps in (children, parents))
+    total, mass = y.sum(1, keepdim=True), x.sum(0)
+    owned = y / torch.where(total > 0, total, 1)
+    return x.mT @ owned / torch.where(mass > 0, mass, 1)[:, None]
+
+
+def border_share(maps: Maps) -> Tensor:
+    """(K,) the share of each factor's activation, over the set, that lies on the border of the maps, a pixel wide."""
+    total, inside = (torch.stack([each.double().sum((1, 2)) for each in part]).sum(0)
+                     for part in (maps, [each[:, 1:-1, 1:-1] for each in maps]))
+    return (total - inside) / torch.where(total > 0, total, 1)
+
+
+def foreground(maps: Maps) -> int:
+    """Which factor is the object, without any ground truth (section 4.3.2): for one factor or two.
+
+    Of two it is the one with less activation on the border of the maps, a pixel wide; the maps are `normalized`.
+    Raises ValueError for more factors, which need a labelled image.
+    """
+    K = maps[0].shape[0]
+    if K > 2:
+        raise ValueError(f"no rule for {K} factors; take K = 1 (VGG) or 2 (ResNet), or select factors with a mask")
+    border = [each.double().sum((1, 2)) - each[:, 1:-1, 1:-1].double().sum((1, 2)) for each in maps]
+    return int(torch.stack(border).sum(0).argmin())
+
+
+def _rows(maps):
+    """(positions of all images, K)."""
+    return to_matrix(maps) if isinstance(maps, Tensor) else torch.cat([to_matrix(each[None]) for each in maps])
+
+
+def _described(maps):
+    return tuple(maps.shape) if isinstance(maps, Tensor) else [tuple(each.shape) for each in maps]

@@ -1,0 +1,78 @@
+"""How good a ranking is: average precision, and the queries of the benchmarks it is measured on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .gate import check_counts, ids
+
+
+def average_precision(ranking: Iterable, positives: Iterable, junk: Iterable = ()) -> float:
+    """The area under precision against recall, by trapezoids as the program of Oxford Buildings computes it.
+
+    ranking: images, best first. positives: those to be found. junk: neither right nor wrong; they are
+    taken out of the ranking. Positives that the ranking does not list count as never found. Images are names or
+    numbers, which compare by value, and stand once in each of the three.
+
+    Raises ValueError without positives, and for an image that stands twice.
+    """
+    listed, wanted, ignored = _judged(ranking, positives, junk)
+    hits = [image in wanted for image in listed if image not in ignored]
+    total, found = 0.0, 0
+    for r, hit in enumerate(hits):
+        if hit:
+            total += ((found / r if r else 1) + (found + 1) / (r + 1)) / 2
+            found += 1
+    return total / len(wanted)
+
+
+def average_precision_at(ranking: Iterable, positives: Iterable, n: int = 30) -> float:
+    """The sum of the precisions at the hits among the first n, over n (eq. 5.8): 1 if all n are positives.
+
+    Raises ValueError as `average_precision`, and for n below 1.
+    """
+    check_counts(n=n)
+    listed, wanted, _ = _judged(ranking, positives)
+    hits = [image in wanted for image in listed[:n]]
+    return sum(sum(hits[:i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / n
+
+
+def _judged(ranking, positives, junk=()):
+    """A ranking, and sets of its positives and its junk."""
+    wanted = set(ids(positives, "positives"))
+    if not wanted:
+        raise ValueError("a query without positives has no average precision; leave it out")
+    return ids(ranking, "the ranking"), wanted, set(ids(junk, "junk"))
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a benchmark."""
+
+    name: str
+    image: str
+    box: tuple[float, float, float, float]  # x_min, y_min, x_max, y_max in pixels
+    positives: frozenset[str]
+    junk: frozenset[str]
+
+
+def oxford_queries(folder: str | Path) -> list[Query]:
+    """The queries of Oxford5k or Paris6k, from a folder with their files <name>_{query,good,ok,junk}.txt.
+
+    Positives are good and ok. The prefix "oxc1_" of Oxford's query files is taken off, so that names are those of the
+    images. Raises FileNotFoundError if there is no query, or one of its lists is missing.
+    """
+    folder = Path(folder)
+
+    def listed(name):
+        return frozenset((folder / name).read_text(encoding="utf-8").split())
+
+    found = []
+    for file in sorted(folder.glob("*_query.txt")):
+        image, x0, y0, x1, y1 = file.read_text(encoding="utf-8").split()
+        name = file.name.removesuffix("_query.txt")
+        found.append(Query(name, image.removeprefix("oxc1_"), (float(x0), float(y0), float(x1), float(y1)),
+                           listed(f"{name}_good.txt") | listed(f"{name}_ok.txt"), listed(f"{name}_junk.txt")))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no file *_query.txt; point to the ground truth of Oxford5k or Paris6k")
+    return found
