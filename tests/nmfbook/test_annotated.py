@@ -241,7 +241,7 @@ def test_tables_4_4_and_4_5_from_files_to_numbers(cows):
 @pytest.fixture
 def drawn(data, tmp_path, monkeypatch):
     """Two overlapping squares on a photograph of 10 × 8 pixels."""
-    monkeypatch.setattr(annotated, "DATA", tmp_path / "repository")
+    monkeypatch.setattr(annotated, "ANNOTATIONS", tmp_path / "repository" / "annotations")
     save(data / "icoseg/images/1 Set/x.png", np.arange(240).reshape(8, 10, 3))
     digest = annotated.hashlib.sha256(np.arange(240, dtype=np.uint8).tobytes()).hexdigest()
     polygons = [{"part": "torso", "points": [[0, 0], [4, 0], [4, 4], [0, 4]]},
@@ -304,7 +304,7 @@ def landmarks(data, monkeypatch, size=(30, 20)):
     folder = data / "noted" / "annotations"
     folder.mkdir(parents=True)
     (folder / "landmarks.json").write_text(json.dumps({"landmarks": noted}))
-    monkeypatch.setattr(annotated, "DATA", folder.parent)
+    monkeypatch.setattr(annotated, "ANNOTATIONS", folder)
 
 
 def test_landmark_queries_know_positives_junk_and_boxes(data, monkeypatch):
