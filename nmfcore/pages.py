@@ -1,8 +1,9 @@
 """A contact sheet: photographs, their heatmaps and masks as one HTML page that needs nothing but a browser.
 
-Needs matplotlib, for the palette of the chapters.
+A page remembers what it belongs to, its owner, so that it is written again in its own place and never in another's.
 """
 
+import hashlib
 import os
 import re
 from base64 import b64encode
@@ -16,8 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
 
+from .feature_maps import Maps
 from .heatmaps import COLORS, overlay
+from .photographs import Photographs, describe_passed_over, readable
+from .segmentation import binarize
 
 STYLE = """<style>
 .nmf-sheet figure { margin: 0 0 1.5rem; }
@@ -66,6 +71,27 @@ def entry(name: str, image: Tensor, maps: Tensor, masks: Tensor) -> str:
     return f'<figure><div class="pictures">{"".join(row)}</div><figcaption>{name}</figcaption></figure>\n'
 
 
+def contact_sheet(file: str | Path, photographs: Photographs, maps: Maps, captions: Sequence[str], *, title: str,
+                  about: Sequence[str], owner: str = "") -> None:
+    """The page of photographs under their joint heatmaps, n × (K, h, w); captions: one for each. See `write`."""
+    # Masks are shown at half the size: those of thousands of photographs still fit in memory.
+    masks = binarize(maps, [(h // 2, w // 2) for h, w in photographs.sizes])
+    entries = (entry(readable(caption), photographs.rgb(i), maps[i].cpu(), masks[i].cpu())
+               for i, caption in enumerate(tqdm(captions, unit="image", desc="writing")))
+    write(file, entries, title=title, about=about, owner=owner)
+
+
+def absent(left_out: Iterable[str], passed_over: Sequence[Path], folder: str | Path) -> list[str]:
+    """Paragraphs that name what is not on a page: files that cannot be read, and what else the folder holds."""
+    names, said = ", ".join(map(readable, left_out)), []
+    if names:
+        said.append(f"Left out, as they cannot be read: {names}.")
+    if passed_over:
+        rest = describe_passed_over(passed_over, folder, most=len(passed_over))
+        said.append(f"{rest[0].upper()}{rest[1:]}.")
+    return said
+
+
 def write(file: str | Path, entries: Iterable[str], *, title: str, about: Sequence[str], owner: str = "") -> None:
     """The page: a title, paragraphs of plain text, and the entries, written one by one as they come.
 
@@ -85,6 +111,23 @@ def write(file: str | Path, entries: Iterable[str], *, title: str, about: Sequen
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def short(name: str) -> str:
+    """A name that can be printed, on one line, and leaves room in the name of a file for more."""
+    return readable(name).encode()[:100].decode(errors="ignore")
+
+
+def owner_id(*paths: str | Path, recursive: bool = False) -> str:
+    """Sixteen digits that belong to these files and folders, whatever way they are named."""
+    whole = b"\0".join(os.fsencode(Path(path).resolve()) for path in paths)
+    return hashlib.sha256(whole + b"\0recursive" * recursive).hexdigest()[:16]
+
+
+def page_of(folder: str | Path, stem: str, owner: str) -> Path:
+    """The file <stem>.html of a folder, or one with digits after its name where that is there and not the owner's."""
+    file = Path(folder, f"{stem}.html")
+    return file if owner_of(file) == owner or not file.exists() else Path(folder, f"{stem}_{owner[:8]}.html")
 
 
 def owner_of(file: str | Path) -> str | None:
