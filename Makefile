@@ -33,8 +33,8 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
 RUN = $(BIN)/python -m nmfbook.build
 GIVEN = --profile "$$PROFILE" --seed "$$SEED" --device "$$DEVICE"
-BELOW = $(if $(filter-out 0 1,$(RECURSIVE)),$(error RECURSIVE=$(RECURSIVE) is neither 1, for yes, nor 0),$(if \
-	$(filter 1,$(RECURSIVE)),--recursive))
+BELOW = $(if $(filter-out 0 1,$(RECURSIVE)),$(error RECURSIVE=$(RECURSIVE) is neither 1, for yes, nor 0)) \
+	$(filter-out 0,$(RECURSIVE:1=--recursive))
 PHOTOGRAPHS = -o _build/$@ --seed "$$SEED" --device "$$DEVICE" $(BELOW)
 
 .PHONY: help book test lint chapter record measure ledger audit heatmaps search serve bench lock clean

@@ -33,7 +33,7 @@ together, so that a colour means the same in all of them."""
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """The PHOTOS of a call: a folder, or files of one or several."""
+    """The PHOTOS of a call: a folder, or files that may lie in several."""
 
     folder: Path  # that holds them all; names are as seen from it
     files: tuple[Path, ...] = ()  # none: all that the folder holds
@@ -45,7 +45,7 @@ class PhotoSet:
         absent = next((path for path in paths if not str(path) or not Path(path).exists()), None)
         if absent is not None:
             raise ValueError(f"{str(absent)!r} is not a folder or file; name a folder of photographs, or photographs")
-        files = tuple(Path(path).absolute() for path in dict.fromkeys(paths))
+        files = tuple(dict.fromkeys(Path(path).absolute() for path in paths))
         folders = [path for path in paths if Path(path).is_dir()]
         if folders and len(files) > 1:
             raise ValueError(f"{str(folders[0])!r} is a folder among {len(files)} PHOTOS; name one folder, or files "

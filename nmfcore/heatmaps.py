@@ -35,33 +35,49 @@ class Heatmaps:
     maps: Maps  # (n, K, h, w), or n × (K, h, w)
     factors: Factors  # U (positions of all images in turn, K), V (K, C)
     peak: Tensor  # (K,) of each factor the maximum of U over the set that was factorized
-    features: Callable[[Images], Maps] | None = field(default=None, repr=False)  # as `heatmaps` made them
+    extract: Callable[[Images], Maps] | None = field(default=None, repr=False)  # features, as `heatmaps` made them
 
     def of(self, images: Images) -> "Heatmaps":
         """Heatmaps of new images in the same concepts: V stays as it is, and a colour goes on meaning the same.
 
         The model that was given to `heatmaps` sees the images as it saw the first ones; see `of_features`. Several
-        ranks share a pass through the model where each gets `of_features(feature_maps(...))`.
+        ranks share a pass through the model where each gets `of_features` of the same `feature_maps`.
 
-        Raises ValueError where `factorize` made these heatmaps, as it knows no model, and as `feature_maps`.
+        Args:
+            images: as for `heatmaps`, of any sizes.
 
-            fit = heatmaps(model, images, 4, layer="features.14")
-            fit.of(others).maps
+        Raises:
+            ValueError: `factorize` made these heatmaps, which knows no model; and as `feature_maps`.
+
+        Example:
+            >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+            >>> fit = heatmaps(model, torch.rand(4, 3, 16, 16), 2, layer="1")
+            >>> fit.of(torch.rand(1, 3, 32, 16)).maps.shape
+            torch.Size([1, 2, 30, 14])
         """
-        if self.features is None:
+        if self.extract is None:
             raise ValueError("these heatmaps were made by factorize, which knows no model; pass feature maps of the "
                              "new images to of_features, or make the heatmaps by heatmaps(model, images, ...)")
-        return self.of_features(self.features(images))
+        return self.of_features(self.extract(images))
 
     @isolated()
     def of_features(self, features: Maps | StoredMaps) -> "Heatmaps":
         """Heatmaps of new images from their feature maps, which the same layer gave: U by `encode`, with V as it is.
 
         Maps are on the scale of those that were factorized, so that they may exceed 1. `factors` holds U and the error
-        of the new images; nothing was iterated over V. On the set that was factorized the maps are the same up to the
-        tolerance at which `nmf` stopped.
+        of the new images. On the set that was factorized the maps are the same up to the tolerance at which `nmf`
+        stopped.
 
-        Raises ValueError for another number of channels and for maps that are negative or not finite.
+        Args:
+            features: as for `factorize`, with the channels that were factorized.
+
+        Raises:
+            ValueError: another number of channels; maps that are negative or not finite.
+
+        Example:
+            >>> fit = factorize(torch.rand(4, 16, 7, 7), 3)
+            >>> fit.of_features([torch.rand(16, 5, 9)]).maps[0].shape
+            torch.Size([3, 5, 9])
         """
         start = time.perf_counter()
         A, shapes, back, chunk = _matrix(features)
@@ -71,8 +87,8 @@ class Heatmaps:
                              "layer and the network that the heatmaps were made with")
         U = encode(A, V, chunk=chunk)
         V = V.to(U)
-        error, none = _error(A, U, V), V.new_zeros((), dtype=torch.long)
-        factors = Factors(U[back.to(U.device)], V, error, none, none + REASONS.index("tolerance"),
+        error, iterations = _error(A, U, V), V.new_zeros((), dtype=torch.long)
+        factors = Factors(U[back.to(U.device)], V, error, iterations, iterations + REASONS.index("tolerance"),
                           error.new_tensor(time.perf_counter() - start), "given")
         maps = [each / self.peak.to(U)[:, None, None] for each in _folded(factors.U, shapes)]
         return replace(self, maps=torch.stack(maps) if isinstance(features, Tensor) else maps, factors=factors)
@@ -110,11 +126,12 @@ def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=No
     It is `factorize(feature_maps(model, images, layer=layer), rank)`; see there. What it returns remembers the model
     and how it was run, for `Heatmaps.of` new images.
     """
-    features = partial(feature_maps, model, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
-                       batch_size=batch_size)
-    fits = factorize(features(images), rank, seed=seed)
-    return [replace(fit, features=features) for fit in fits] if isinstance(fits, list) else replace(
-        fits, features=features)
+    extract = partial(feature_maps, model, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
+                      batch_size=batch_size)
+    fits = factorize(extract(images), rank, seed=seed)
+    if isinstance(fits, Heatmaps):
+        return replace(fits, extract=extract)
+    return [replace(fit, extract=extract) for fit in fits]
 
 
 @overload

@@ -234,9 +234,11 @@ def test_bad_input_ends_with_a_message(folder, images, query, top, message, monk
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_files_can_be_searched(folder, tmp_path, described):
+def test_files_can_be_searched(folder, tmp_path, described, monkeypatch):
     files = [folder / f"{name}.png" for name in ("cup", "cat", "broken")]
     page, count = cli.search(files, folder / "cup.png", output=tmp_path)
     text = page.read_text(encoding="utf-8")
     assert count == 2 and "1. cup.png, cosine 1.00" in text and "cannot be read: broken.png." in text
-    assert cli.search(files[::-1], folder / "cup.png", output=tmp_path)[0] == page and described == [2, 1, 1]
+    monkeypatch.chdir(folder)
+    again = [*files[::-1], "cat.png"]  # in another order, and one twice
+    assert cli.search(again, folder / "cup.png", output=tmp_path)[0] == page and described == [2, 1, 1]
