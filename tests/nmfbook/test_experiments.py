@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from nmfbook import data, files, ledger, measuring
-from nmfbook.experiments import early_stopping, generalization, imagenet, memorizing_networks, scale
+from nmfbook.experiments import early_stopping, generalization, imagenet, memorizing_networks, retrieval, scale
 from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
+from nmfcore.precision import average_precision_at
+from nmfcore.retrieval import describe, pooled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STOPPING = early_stopping.Job("digits", 1 / 16, "adam", 1e-3, seed=0, p=0.2, images=200, held_out=0.1, batch=20,
@@ -50,7 +52,7 @@ def test_the_grid_is_whole_and_each_quarter_is_spread_over_it():
 
 
 def test_jobs_go_in_turn_over_the_experiments_and_on_a_gpu_the_widest_first():
-    first = [name for name, _ in list(measuring.queue(EXPERIMENTS, "cpu"))[:5]]
+    first = [name for name, _ in list(measuring.queue(EXPERIMENTS, "cpu"))[:len(EXPERIMENTS)]]
     assert first == [*EXPERIMENTS]
     widths = [job.width for name, job in measuring.queue(("memorizing_networks",), "cuda")]
     assert widths == sorted(widths, reverse=True) and widths[0] == 1
@@ -176,6 +178,26 @@ def test_the_curves_of_the_imagenet_figure_on_digits(tmp_path, monkeypatch):
     found = imagenet.measure(job, imagenet.train(job, tmp_path))
     assert len(found["accuracy"]) == len(found["baseline"]) == len(found["held_out_accuracy"]) == 10
     assert found["ranks"][0] == 0 and found["ranks"][-1] == 32
+
+
+def test_retrieval_on_digits_gives_a_precision_for_each_query_and_choice(tmp_path, monkeypatch):
+    small = memorizing_networks.Job("digits", 1 / 16, 0, 0, per_class=100, epochs=3, precision="float32")
+    monkeypatch.setattr(retrieval.memorizing_networks, "jobs", lambda: [small])
+    retrieval._set.cache_clear()
+    nmf = next(job for job in retrieval.jobs() if job.data == "digits")
+    photos = retrieval.train(nmf, tmp_path / "job")
+    precisions = retrieval.measure(nmf, photos)
+    assert {*precisions} == {f"{name}, whole, {dimensions}" for name in ("nmf_v", "nmf_vu") for dimensions in
+                             (0, 128, "all")}
+    assert all(len(values) == len(photos.queries) == 10 for values in precisions.values())
+    peer = retrieval.measure(replace(nmf, method="rmac", rank=0, solver=""), photos)
+    expected = describe(photos.maps, "rmac")
+    scores = pooled(expected, None, regional=True) @ pooled([expected[0]], None, regional=True)[0]
+    order = [photos.names[i] for i in scores.sort(descending=True, stable=True).indices.tolist()]
+    assert peer["rmac, whole, 0"][0] == round(1000 * average_precision_at(
+        [name for name in order if name != photos.names[0]], photos.queries[0].positives, retrieval.PLACES))
+    stopped = retrieval.measure(replace(nmf, solver="mu", iterations=1), photos)
+    assert stopped != precisions
 
 
 def test_scale_measures_as_the_experiments_whose_lines_it_has():
