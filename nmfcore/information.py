@@ -234,9 +234,9 @@ class Estimate:
         0.5
     """
 
-    value: float
-    low: float
-    high: float
+    value: float  #: in the unit that was asked for
+    low: float  #: end of the interval, ≥ 0
+    high: float  #: end of the interval
 
 
 @dataclass(frozen=True)

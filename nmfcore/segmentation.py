@@ -292,9 +292,9 @@ class Match:
         ('head', 'neck')
     """
 
-    factor: int
+    factor: int  #: its place
     parts: tuple[str, ...]  #: one part, or several of which the union is matched
-    iou: float
+    iou: float  #: over the set
 
 
 def match_parts(factors: Masks, parts: Masks, names: Sequence[str], *, threshold: float = MERGE) -> list[Match]:
