@@ -329,7 +329,8 @@ def site(root, notebooks):
     shutil.copytree(root / "book", stage / "book", ignore=lambda _, names: sources & set(names))
     for name, path in notebooks.items():
         shutil.copy(path, stage / "book" / f"{name}.ipynb")
-    shutil.copy(root / "_toc.yml", stage)
+    for name in ("_toc.yml", "CHANGELOG.md"):
+        shutil.copy(root / name, stage)
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     repository = os.environ.get("GITHUB_REPOSITORY")

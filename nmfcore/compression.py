@@ -87,7 +87,7 @@ class Curve:
 
     @property
     def auc(self) -> float:
-        """Area under the accuracy curve, averaged over batches and divided by the layer's width: at most 1."""
+        """Area under the accuracy curve, averaged over batches and divided by the layer's width; at most 1."""
         return float(area(self.accuracy, self.ranks).mean()) / self.width
 
     @property
@@ -322,6 +322,7 @@ def widths(model: nn.Module, layers: Sequence[Layer], sample: Tensor, channels: 
         channels, skip: as for `accuracy_curve`.
 
     Example:
+        >>> from nmfcore.gate import find_layers
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
         >>> widths(model, find_layers(model, ["1", "3"]), torch.rand(1, 3, 8, 8), None, 0)
         [8, 5]

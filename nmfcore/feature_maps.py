@@ -148,7 +148,7 @@ def naming_images(model: nn.Module, layer: Layer, places: Sequence[int], batch: 
         ValueError: images too small for the network, or of a shape that it does not take.
 
     Example:
-        >>> from nmfcore.gate import run
+        >>> from nmfcore.gate import find_layer, run
         >>> model, batch = nn.Sequential(nn.Conv2d(3, 8, 3)), torch.rand(1, 1, 9, 9)
         >>> with naming_images(model, find_layer(model, "0"), [7], batch):
         ...     run(model, batch)
@@ -283,6 +283,8 @@ def image_set(images: Any, preprocess: Preprocess = None) -> Sequence[Tensor]:
         ValueError: anything else; for a single image of a sequence when it is asked for.
 
     Example:
+        >>> import numpy as np
+        >>> from PIL import Image
         >>> photographs = [Image.new("RGB", (48, 32)), np.zeros((32, 48, 3), "uint8")]
         >>> [image.shape for image in image_set(photographs, preprocess=lambda image: image - 0.5)]
         [torch.Size([3, 32, 48]), torch.Size([3, 32, 48])]

@@ -146,6 +146,7 @@ class VonMisesFisher:
         ValueError: κ ≤ 0, a row of V that is zero, and Z that is not on the sphere.
 
     Example:
+        >>> import numpy as np
         >>> Z = VonMisesFisher(50.0).sample(torch.eye(3).double(), 4, np.random.default_rng(0))
         >>> Z.shape, bool((Z.norm(dim=2) - 1).abs().max() < 1e-12)
         (torch.Size([3, 4, 3]), True)

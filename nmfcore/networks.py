@@ -386,6 +386,8 @@ def data_folder() -> Path | None:
         FileNotFoundError: it is not there.
 
     Example:
+        >>> import os
+        >>> from pathlib import Path
         >>> from unittest.mock import patch
         >>> with patch.dict(os.environ, NMFCORE_DATA="."):
         ...     data_folder() == Path(".")

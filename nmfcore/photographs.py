@@ -50,6 +50,8 @@ class Photographs(Sequence[Tensor]):
         ValueError: no image is left.
 
     Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("RGB", (640, 480)).save(Path(folder, "a.jpg"))
@@ -59,10 +61,10 @@ class Photographs(Sequence[Tensor]):
     """
 
     paths: tuple[Path, ...]  #: n, of the images that could be read
-    names: tuple[str, ...]  #: n, of the files, in a folder as seen from it: "a.jpg", "below/b.jpg"
+    names: tuple[str, ...]  #: n, of the files, in a folder as seen from it, such as "a.jpg" or "below/b.jpg"
     sizes: tuple[tuple[int, int], ...]  #: n, (h, w) of each image as it is returned
     left_out: tuple[Path, ...]  #: files that could not be read
-    passed_over: tuple[Path, ...]  #: what else the folder holds: files that are no images by their suffix, sub-folders
+    passed_over: tuple[Path, ...]  #: all else in the folder, files that are no images by their suffix, sub-folders
 
     def __init__(self, paths: str | Path | Iterable[str | Path], *, side: int,
                  preprocess: Callable[[Tensor], Tensor] | None = None, recursive: bool = False):
@@ -136,6 +138,7 @@ def listed(folder: str | Path, *, recursive: bool = False) -> tuple[list[Path], 
         FileNotFoundError: there is no such folder.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     for name in ("b.png", "a.JPG", "notes.txt"):
@@ -170,6 +173,7 @@ def describe_passed_over(others: Sequence[Path], folder: str | Path | None = Non
         most: how many of a kind to name; the rest is counted.
 
     Example:
+        >>> from pathlib import Path
         >>> describe_passed_over([Path("notes.txt"), Path("cover.psd")], most=1)
         'passed over: 2 files (notes.txt, and 1 more) of other kinds'
     """
@@ -215,6 +219,7 @@ def changed_at(file: str | Path) -> int:
     """When a file was last written, renamed or put in its place, in nanoseconds.
 
     Example:
+        >>> import os
         >>> from tempfile import NamedTemporaryFile
         >>> with NamedTemporaryFile() as file:
         ...     changed_at(file.name) >= os.stat(file.name).st_mtime_ns
@@ -261,6 +266,8 @@ def decoded(file: str | Path | BinaryIO, enough: tuple[int, int] | None = None, 
         ValueError: naming the file, for all else that goes wrong, in the block too.
 
     Example:
+        >>> import io
+        >>> from PIL import Image
         >>> file = io.BytesIO()
         >>> Image.new("RGB", (640, 480)).save(file, "jpeg")
         >>> with decoded(file, (100, 100)) as image:
@@ -296,6 +303,7 @@ def upright(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it that obeys its EXIF orientation; as it lies where its metadata are damaged.
 
     Example:
+        >>> from PIL import Image
         >>> image = Image.new("RGB", (640, 480))
         >>> image.getexif()[0x0112] = 6  # the camera was held on its side
         >>> upright(image).size
@@ -453,6 +461,8 @@ def opened(file, whole=False):
         ValueError: it cannot be read, or has more than 8 bits per channel.
 
     Example:
+        >>> import io
+        >>> from PIL import Image
         >>> file = io.BytesIO()
         >>> Image.new("L", (64, 48)).save(file, "png")
         >>> opened(file).size

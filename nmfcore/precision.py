@@ -90,6 +90,7 @@ def oxford_queries(folder: str | Path) -> list[Query]:
         FileNotFoundError: there is no query, or one of its lists is missing.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> texts = {"query": "oxc1_all_souls_000013 136 34 648 955", "good": "all_souls_000026", "ok": "", "junk": ""}
         >>> with TemporaryDirectory() as folder:

@@ -29,6 +29,7 @@ def reduced(S):
         S: (n, m) bool.
 
     Example:
+        >>> import numpy as np
         >>> rows, columns = reduced(np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], bool))  # the last row is a union
         >>> rows.tolist(), columns.tolist()
         ([0, 1], [0, 1])
@@ -64,6 +65,7 @@ def maximal(S, R, rows=slice(None)):
         rows: indices of r rows.
 
     Example:
+        >>> import numpy as np
         >>> S = np.array([[1, 1, 0], [1, 1, 1]], bool)
         >>> R, C = maximal(S, np.array([[True, False]]))
         >>> R.tolist(), C.tolist()
@@ -127,6 +129,7 @@ def greedy_cover(S):
         S: (n, m) bool.
 
     Example:
+        >>> import numpy as np
         >>> (R, C), pool = greedy_cover(np.tri(3, dtype=bool))
         >>> len(R), bool(np.array_equal(R.T.astype(int) @ C > 0, np.tri(3, dtype=bool)))
         (3, True)
@@ -157,6 +160,7 @@ def solver_until(end, seed):
         seed: of its search.
 
     Example:
+        >>> import time
         >>> 0 < solver_until(time.monotonic() + 5, seed=0).parameters.max_time_in_seconds <= 5
         True
     """
@@ -177,6 +181,8 @@ def from_pool(S, pool, cover, lower, end):
         end: on the clock of `time.monotonic`.
 
     Example:
+        >>> import time
+        >>> import numpy as np
         >>> S = np.tri(4, dtype=bool)
         >>> cover, pool = greedy_cover(S)
         >>> len(from_pool(S, pool, cover, 1, time.monotonic() + 5)[0])
@@ -204,6 +210,8 @@ def fooling_set(S, seed, enough, end):
         end: on the clock of `time.monotonic`.
 
     Example:
+        >>> import time
+        >>> import numpy as np
         >>> fooling_set(np.eye(3, dtype=bool), 0, 3, time.monotonic() + 5).tolist()
         [[0, 0], [1, 1], [2, 2]]
     """
@@ -233,6 +241,8 @@ def largest_fooling_set(S, cells, end, seed):
         seed: of the search.
 
     Example:
+        >>> import time
+        >>> import numpy as np
         >>> cells, proved = largest_fooling_set(np.eye(3, dtype=bool), np.zeros((0, 2)), time.monotonic() + 5, 0)
         >>> len(cells), proved
         (3, True)
@@ -271,6 +281,8 @@ def heaviest(S, weight, end, seed, above=None):
         above: only ask for a rectangle that is heavier than this.
 
     Example:
+        >>> import time
+        >>> import numpy as np
         >>> S = np.tri(3, dtype=bool)
         >>> (rows, columns), bound, equal = heaviest(S, S.astype(int), time.monotonic() + 5, 0)
         >>> int(rows.sum() * columns.sum()), bound, equal
@@ -317,6 +329,8 @@ def fractional(S, pool, end, seed):
         seed: of the search.
 
     Example:
+        >>> import time
+        >>> import numpy as np
         >>> S = ~np.eye(3, dtype=bool)
         >>> weights, bound, optimal, _ = fractional(S, greedy_cover(S)[1], time.monotonic() + 5, 0)
         >>> float(weights.sum()) / bound, optimal
@@ -362,6 +376,8 @@ def cover_of_size(S, r, cells, end, seed):
         seed: of the search.
 
     Example:
+        >>> import time
+        >>> import numpy as np
         >>> S = ~np.eye(3, dtype=bool)
         >>> cells = fooling_set(S, 0, 3, time.monotonic() + 5)
         >>> cover_of_size(S, 2, cells[:2], time.monotonic() + 5, 0)

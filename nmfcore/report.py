@@ -25,6 +25,7 @@ class Report:
     `print(report)` is a summary that says what it can tell and what it cannot.
 
     Example:
+        >>> from nmfcore.compression import Curve
         >>> accuracy = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 1.0]])  # of two classes, at ranks 0, 1 and 2
         >>> curve = Curve((0, 1, 2), accuracy, torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(2), 2, 0)
         >>> report = Report(("conv1",), (0, 1), (50, 50), {"conv1": curve})

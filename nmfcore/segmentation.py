@@ -236,7 +236,7 @@ class Merged:
     """
 
     masks: list[Tensor]  #: n × (K + unions, H, W) bool
-    members: tuple[tuple[int, ...], ...]  #: K + unions: which of the K masks each consists of
+    members: tuple[tuple[int, ...], ...]  #: K + unions, which of the K masks each consists of
 
 
 def merge(masks: Masks, targets: Masks, *, threshold: float = MERGE) -> Merged:

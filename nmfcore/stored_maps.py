@@ -61,7 +61,7 @@ class StoredMaps(Sequence):
 
     matrix: Tensor  #: (positions, C), mapped
     shapes: tuple[tuple[int, int], ...]  #: n × (h, w)
-    starts: tuple[int, ...]  #: n: the first row of each image
+    starts: tuple[int, ...]  #: n, the first row of each image
 
     def __len__(self):
         return len(self.shapes)
@@ -90,6 +90,7 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: La
         ValueError: `file` is something else, and as `feature_maps`.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> from nmfcore.heatmaps import factorize
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())

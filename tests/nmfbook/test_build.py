@@ -53,7 +53,7 @@ def write_book(root, **chapters):
     first, *others = [*chapters, "reproduction"]
     rest = "".join(f"- file: book/{name}\n" for name in others)
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/{first}\nchapters:\n{rest}")
-    for name in ("_config.yml", "book/references.bib", "requirements.txt"):
+    for name in ("_config.yml", "book/references.bib", "requirements.txt", "CHANGELOG.md"):
         shutil.copy(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "book" / "_assets", root / "book" / "_assets")
     for name, text in {"nmfcore/nmf.py": "x = 1\n", "nmfbook/build.py": "y = 1\n",
