@@ -51,15 +51,16 @@ def cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer
         model, images, channels, skip, preprocess, batch_size: as for `feature_maps`.
         classes: one for all images, or one per image.
         layer: the last feature maps, by name or as the module itself.
-        classifier: the `nn.Linear` or 1 × 1 `nn.Conv2d` behind them, whose row c weighs their channels for class c:
-            "layer4" and "fc" of a ResNet, "features" and "classifier.1" of a SqueezeNet. Its bias is the same
-            everywhere and left out.
+        classifier: the `nn.Linear` or 1 × 1 `nn.Conv2d` behind them, by name or as the module itself, whose row c
+            weighs their channels for class c: "layer4" and "fc" of a ResNet, "features" and "classifier.1" of a
+            SqueezeNet. Its bias is the same everywhere and left out.
 
     Raises:
         ValueError: a classifier that does not fit the layer, a class it does not have, and as `feature_maps`.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
         >>> cam(model, torch.rand(2, 3, 18, 18), 4, layer="1", classifier="4").shape
         torch.Size([2, 1, 16, 16])
     """
@@ -98,7 +99,8 @@ def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | No
             the model does not have, and a model that gives no scores of classes.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5))
+        >>> head = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
         >>> grad_cam(model, torch.rand(2, 3, 18, 18), [0, 4], layer="1").shape
         torch.Size([2, 1, 16, 16])
     """

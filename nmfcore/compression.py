@@ -66,7 +66,8 @@ class Curve:
     Example:
         >>> accuracy = torch.tensor([[0.1, 0.8, 1.0, 1.0]])  # of one batch
         >>> error = torch.tensor([[[1.0, 0.3, 0.0, 0.0]]])
-        >>> curve = Curve((0, 1, 2, 4), accuracy, error, torch.ones(1, 1, 4), torch.ones(1), limit=2, unconverged=0)
+        >>> norm, baseline = torch.ones(1, 1, 4), torch.ones(1)
+        >>> curve = Curve((0, 1, 2, 4), accuracy, error, norm, baseline, limit=2, unconverged=0)
         >>> round(curve.auc, 4), round(curve.limit_auc, 4)
         (0.8375, 0.675)
     """
@@ -137,7 +138,8 @@ def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tens
         ValueError: no labels, labels that are no integers, and a size below 1.
 
     Example:
-        >>> [sorted(batch.tolist()) for batch in class_batches(torch.tensor([1, 0, 1, 0, 0]), size=3)]
+        >>> batches = class_batches(torch.tensor([1, 0, 1, 0, 0]), size=3)
+        >>> [sorted(batch.tolist()) for batch in batches]
         [[1, 3, 4], [0, 2]]
     """
     labels = _counted(labels, size)
@@ -151,7 +153,7 @@ def mixed_batches(labels: Tensor, size: int = 50, *, count: int = 10, seed: int 
 
     Args:
         labels: (n,) integers.
-        size: samples of each batch, at most n.
+        size: samples of each batch; all n where there are fewer.
         count: of batches, which may share samples.
         seed: of the draw.
 
@@ -220,7 +222,7 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
         >>> curve = accuracy_curve(model, "1", inputs, labels, ranks=[1, 2, 4, 8])
         >>> curve.ranks, curve.accuracy.shape
         ((0, 1, 2, 4, 8, 16), torch.Size([1, 6]))
-        >>> bool(curve.accuracy[0, -1] == curve.baseline[0])  # at full rank nothing is changed
+        >>> bool(curve.accuracy[0, -1] == curve.baseline[0])  # full rank changes nothing
         True
     """
     model = unwrapped(model)
@@ -323,8 +325,8 @@ def widths(model: nn.Module, layers: Sequence[Layer], sample: Tensor, channels: 
 
     Example:
         >>> from nmfcore.gate import find_layers
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
-        >>> widths(model, find_layers(model, ["1", "3"]), torch.rand(1, 3, 8, 8), None, 0)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+        >>> widths(model, find_layers(model, ["0", "2"]), torch.rand(1, 3, 8, 8), None, 0)
         [8, 5]
     """
     evidence: dict = {}

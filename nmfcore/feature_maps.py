@@ -77,7 +77,8 @@ def feature_maps(model: nn.Module, images: Images, *, layer: LayerName, channels
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4))
         >>> feature_maps(model, torch.rand(2, 3, 32, 48), layer="2").shape
         torch.Size([2, 8, 8, 12])
-        >>> [maps.shape for maps in feature_maps(model, [torch.rand(3, 32, 48), torch.rand(3, 64, 32)], layer="2")]
+        >>> photographs = [torch.rand(3, 32, 48), torch.rand(3, 64, 32)]  # of two sizes
+        >>> [maps.shape for maps in feature_maps(model, photographs, layer="2")]
         [torch.Size([8, 8, 12]), torch.Size([8, 16, 8])]
     """
     found = sorted(mapped(model, image_set(images, preprocess), layer, channels=channels, skip=skip,
@@ -286,7 +287,8 @@ def image_set(images: Any, preprocess: Preprocess = None) -> Sequence[Tensor]:
         >>> import numpy as np
         >>> from PIL import Image
         >>> photographs = [Image.new("RGB", (48, 32)), np.zeros((32, 48, 3), "uint8")]
-        >>> [image.shape for image in image_set(photographs, preprocess=lambda image: image - 0.5)]
+        >>> images = image_set(photographs, preprocess=lambda image: image - 0.5)
+        >>> [image.shape for image in images]
         [torch.Size([3, 32, 48]), torch.Size([3, 32, 48])]
     """
     if isinstance(images, Tensor):

@@ -508,8 +508,8 @@ class Channelwise(nn.Module):
         ValueError: another one.
 
     Example:
-        >>> Channelwise("last").dimension(torch.rand(2, 7, 7, 16)), Channelwise().dimension(torch.rand(2, 16, 7, 7))
-        (3, 1)
+        >>> Channelwise("last").dimension(torch.rand(2, 7, 7, 16))
+        3
     """
 
     widens = 1  # channels that it gives for each that it gets

@@ -72,7 +72,8 @@ def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=No
     Example:
         >>> from nmfcore.networks import pretrained
         >>> model, preprocess = pretrained("student")
-        >>> result = heatmaps(model, torch.rand(2, 3, 64, 64), 3, layer=preprocess.layer, preprocess=preprocess)
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> result = heatmaps(model, images, 3, layer=preprocess.layer, preprocess=preprocess)
         >>> result.maps.shape, result.resized((64, 64)).shape
         (torch.Size([2, 3, 4, 4]), torch.Size([2, 3, 64, 64]))
     """
@@ -130,7 +131,7 @@ def normalized(maps: Maps) -> Maps:
     """Maps ≥ 0 divided by each factor's maximum over the set; a factor that is nowhere active stays 0.
 
     Example:
-        >>> normalized(torch.tensor([[[[4.0, 2.0]], [[0.0, 0.0]]]])).tolist()  # of one image, two factors
+        >>> normalized(torch.tensor([[[[4.0, 2.0]], [[0.0, 0.0]]]])).tolist()  # two factors
         [[[[1.0, 0.5]], [[0.0, 0.0]]]]
     """
     peak = torch.stack([each.amax((1, 2)) for each in maps]).amax(0)[:, None, None]  # (K, 1, 1)

@@ -178,8 +178,9 @@ class Index:
         return made
 
     def save(self, folder: str | Path) -> None:
-        """Write two files, `descriptors-<hash>.safetensors` and `index.json`, which is replaced last: an interrupted call
-        leaves the index that was there.
+        """Write `descriptors-<hash>.safetensors` and `index.json`, which is replaced last.
+
+        An interrupted call leaves the index that was there.
 
         Args:
             folder: made where it is missing.

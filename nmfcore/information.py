@@ -72,7 +72,7 @@ def conditional_information(P: Tensor, *, base: float = 2) -> float:
 
     Example:
         >>> P = torch.stack([torch.eye(2), torch.ones(2, 2)], dim=2)
-        >>> round(conditional_information(P / P.sum()), 4)  # of three cases, one has F = 0, where A is B
+        >>> round(conditional_information(P / P.sum()), 4)  # A is B where F = 0
         0.3333
     """
     P = _distribution(P, 3)
@@ -147,7 +147,8 @@ class VonMisesFisher:
 
     Example:
         >>> import numpy as np
-        >>> Z = VonMisesFisher(50.0).sample(torch.eye(3).double(), 4, np.random.default_rng(0))
+        >>> generator = np.random.default_rng(0)
+        >>> Z = VonMisesFisher(50.0).sample(torch.eye(3).double(), 4, generator)
         >>> Z.shape, bool((Z.norm(dim=2) - 1).abs().max() < 1e-12)
         (torch.Size([3, 4, 3]), True)
     """
@@ -189,8 +190,8 @@ class Gaussian:
         ValueError: scale ≤ 0.
 
     Example:
-        >>> round(float(Gaussian(1.0).log_prob(torch.zeros(1, 1), torch.zeros(1, 1))), 4)  # −log √2π
-        -0.9189
+        >>> Gaussian(1.0).log_prob(torch.zeros(1, 1), torch.zeros(1, 1))  # −log √2π
+        tensor([[-0.9189]])
     """
 
     scale: float  #: in units of V
@@ -245,7 +246,7 @@ class Chain:
     """What i, Z and F tell about each other. I(i, Z) ≤ I(i, F) ≤ I((i, Z), F) ≤ H(F) ≤ log K, in this order.
 
     Example:
-        >>> chain = mixture_information(torch.eye(4), torch.eye(4), PointMass())  # each row is one component
+        >>> chain = mixture_information(torch.eye(4), torch.eye(4), PointMass())
         >>> chain.i_Z.value, chain.i_F, chain.H_F, chain.log_K
         (2.0, 2.0, 2.0, 2.0)
     """
@@ -292,7 +293,8 @@ def posterior(U: Tensor, V: Tensor, density: Density, Z: Tensor, i: Tensor) -> T
 
     Example:
         >>> U, V = torch.ones(1, 2), torch.tensor([[0.0], [1.0]])
-        >>> posterior(U, V, Gaussian(1.0), torch.tensor([[0.5]]), torch.tensor([0])).tolist()  # half-way between
+        >>> Z, i = torch.tensor([[0.5]]), torch.tensor([0])  # half-way between the rows of V
+        >>> posterior(U, V, Gaussian(1.0), Z, i).tolist()
         [[0.5, 0.5]]
     """
     U, V = _factors(U, V)

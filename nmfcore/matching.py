@@ -56,7 +56,8 @@ def correlation(first: Maps, second: Maps) -> Tensor:
 
     Example:
         >>> first = torch.tensor([0.0, 1, 2, 3]).reshape(1, 1, 2, 2)
-        >>> correlation(first, torch.cat([first, 3 - first, torch.ones_like(first)], 1)).round(decimals=6).tolist()
+        >>> second = torch.cat([first, 3 - first, torch.ones_like(first)], 1)
+        >>> correlation(first, second).round(decimals=6).tolist()
         [[1.0, -1.0, 0.0]]
     """
     x, y = (_rows(maps).double() for maps in (first, second))

@@ -52,7 +52,11 @@ class Preprocess:
     layer: str | None  #: the deep ReLU layer to read heatmaps from; None where the network has none
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(..., 3, H, W) RGB in [0, 1], any floating type -> same shape, float32. Anything else: ValueError."""
+        """(..., 3, H, W) RGB in [0, 1], any floating type -> same shape, float32.
+
+        Raises:
+            ValueError: anything else.
+        """
         if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
             found = getattr(images, "dtype", type(images).__name__)
             raise ValueError(f"images are {found}; pass a floating tensor in [0, 1] (bytes: images.float() / 255)")
@@ -342,7 +346,7 @@ class Student(nn.Module):
     forward: (n, 3, H, W) -> (n, 512, ⌈H/16⌉, ⌈W/16⌉). 0.83 million parameters, 0.39 GFLOP for 224 × 224 pixels.
 
     Example:
-        >>> Student()(torch.rand(1, 3, 40, 64)).shape  # its weights are random; pretrained("student") has been trained
+        >>> Student()(torch.rand(1, 3, 40, 64)).shape  # with random weights
         torch.Size([1, 512, 3, 4])
     """
 

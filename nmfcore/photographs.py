@@ -110,7 +110,11 @@ class Photographs(Sequence[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, i):
-        """(3, h, w) float32, preprocessed. Raises ValueError if the file has become unreadable since."""
+        """(3, h, w) float32, preprocessed.
+
+        Raises:
+            ValueError: the file has become unreadable since.
+        """
         image = self.rgb(i)
         return image if self.preprocess is None else self.preprocess(image)
 

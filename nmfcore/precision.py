@@ -68,7 +68,8 @@ class Query:
     """One query of a benchmark.
 
     Example:
-        >>> query = Query("church", "photo 1", (136, 34, 648, 955), frozenset({"photo 2"}), junk=frozenset())
+        >>> positives, junk = frozenset({"photo 2"}), frozenset()
+        >>> query = Query("church", "photo 1", (136, 34, 648, 955), positives, junk)
         >>> average_precision(["photo 3", "photo 2"], query.positives, query.junk)
         0.25
     """
@@ -92,13 +93,14 @@ def oxford_queries(folder: str | Path) -> list[Query]:
     Example:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
-        >>> texts = {"query": "oxc1_all_souls_000013 136 34 648 955", "good": "all_souls_000026", "ok": "", "junk": ""}
+        >>> texts = {"query": "oxc1_church_000013 136 34 648 955",
+        ...          "good": "church_000026", "ok": "", "junk": ""}
         >>> with TemporaryDirectory() as folder:
         ...     for kind, text in texts.items():
-        ...         _ = Path(folder, f"all_souls_1_{kind}.txt").write_text(text)
+        ...         _ = Path(folder, f"church_1_{kind}.txt").write_text(text)
         ...     query, = oxford_queries(folder)
         >>> query.image, query.box, set(query.positives)
-        ('all_souls_000013', (136.0, 34.0, 648.0, 955.0), {'all_souls_000026'})
+        ('church_000013', (136.0, 34.0, 648.0, 955.0), {'church_000026'})
     """
     folder = Path(folder)
 

@@ -26,8 +26,9 @@ class Report:
 
     Example:
         >>> from nmfcore.compression import Curve
-        >>> accuracy = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 1.0]])  # of two classes, at ranks 0, 1 and 2
-        >>> curve = Curve((0, 1, 2), accuracy, torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(2), 2, 0)
+        >>> accuracy = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 1.0]])  # (classes, ranks)
+        >>> error, norm, baseline = torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(2)
+        >>> curve = Curve((0, 1, 2), accuracy, error, norm, baseline, limit=2, unconverged=0)
         >>> report = Report(("conv1",), (0, 1), (50, 50), {"conv1": curve})
         >>> report.auc.tolist(), report.score, report.accuracy
         ([[0.875, 0.625]], 0.75, 1.0)
@@ -124,7 +125,7 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
         >>> samples = torch.utils.data.TensorDataset(torch.rand(40, 8), torch.arange(40) % 2)
-        >>> report = memorization_report(model, torch.utils.data.DataLoader(samples, batch_size=20), classes=2)
+        >>> report = memorization_report(model, samples, classes=2)
         >>> report.layers, report.classes, report.samples, report.auc.shape
         (('1',), (0, 1), (20, 20), torch.Size([1, 2]))
     """

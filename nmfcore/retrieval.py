@@ -1,7 +1,7 @@
 """Image retrieval: descriptors of feature maps, and where in an image the match lies (thesis chapter 5).
 
 A descriptor is made in two steps. `describe` takes the feature maps of each image to a few rows, its local descriptors,
-by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. `index.Index` searches them; scores are cosines.
+by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. `index.Index` searches them by cosines.
 """
 
 import warnings
@@ -103,7 +103,8 @@ def channel_weights(features: Tensor) -> Tensor:
     A channel that is never active has weight 0.
 
     Example:
-        >>> channel_weights(torch.tensor([[[1.0, 1.0]], [[1.0, 0.0]], [[0.0, 0.0]]]))  # rare ones weigh more
+        >>> maps = torch.tensor([[[1.0, 1.0]], [[1.0, 0.0]], [[0.0, 0.0]]])
+        >>> channel_weights(maps)  # rare ones weigh more
         tensor([0.4055, 1.0986, 0.0000])
     """
     active = (features > 0).float().mean((1, 2))
@@ -327,7 +328,7 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
 
     Example:
         >>> maps = torch.zeros(2, 1, 4, 4)
-        >>> maps[0, 0, :2, :2] = maps[1, 0, 2:, 2:] = 1  # the object moves from one corner to the other
+        >>> maps[0, 0, :2, :2] = maps[1, 0, 2:, 2:] = 1  # in opposite corners
         >>> locate(maps, 0, (0, 0, 19, 19), [(32, 32), (32, 32)])
         [(0, 0, 16, 16), (15, 15, 31, 31)]
     """

@@ -95,9 +95,12 @@ class EarlyStopping:
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
-        >>> stopper = EarlyStopping(model, "1", torch.rand(20, 8), torch.arange(20) % 2, radius=0)
-        >>> stopper.check(), stopper.check(), stopper.best, len(stopper.auc)  # nothing was trained in between
-        (False, False, None, 2)
+        >>> inputs, labels = torch.rand(20, 8), torch.arange(20) % 2
+        >>> stopper = EarlyStopping(model, "1", inputs, labels, radius=0)
+        >>> stopper.check(), stopper.check()  # nothing was trained in between
+        (False, False)
+        >>> len(stopper.auc), stopper.best
+        (2, None)
     """
 
     def __init__(self, model: nn.Module, layers: LayerName | Sequence[LayerName], inputs: Tensor | Sequence[Tensor],

@@ -54,7 +54,8 @@ class StoredMaps(Sequence):
     """Feature maps of an image set in a memory-mapped file: a sequence of n tensors (C, h, w).
 
     Example:
-        >>> stored = StoredMaps(torch.arange(6.0).reshape(6, 1), shapes=((1, 2), (2, 2)), starts=(0, 2))
+        >>> matrix = torch.arange(6.0).reshape(6, 1)
+        >>> stored = StoredMaps(matrix, shapes=((1, 2), (2, 2)), starts=(0, 2))
         >>> len(stored), stored[1].tolist()
         (2, [[[2.0, 3.0], [4.0, 5.0]]])
     """
@@ -94,8 +95,9 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: La
         >>> from tempfile import TemporaryDirectory
         >>> from nmfcore.heatmaps import factorize
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        >>> images = torch.rand(4, 3, 16, 16)
         >>> with TemporaryDirectory() as folder:
-        ...     stored = stored_maps(model, torch.rand(4, 3, 16, 16), Path(folder) / "maps", layer="1")
+        ...     stored = stored_maps(model, images, Path(folder) / "maps", layer="1")
         ...     maps = factorize(stored, 2).maps
         >>> len(maps), maps[0].shape
         (4, torch.Size([2, 16, 16]))

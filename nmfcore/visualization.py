@@ -63,7 +63,8 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: LayerName, preproc
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU())
-        >>> visualize(model, torch.eye(8)[:2], layer="1", preprocess=lambda x: x - 0.5, side=32, steps=4).shape
+        >>> channels, centred = torch.eye(8)[:2], lambda images: images - 0.5
+        >>> visualize(model, channels, layer="1", preprocess=centred, side=32, steps=4).shape
         torch.Size([2, 3, 32, 32])
     """
     if not isinstance(objective, str) or objective not in ("cosine", "dot_cosine"):
