@@ -67,8 +67,8 @@ measure: $(STAMP)  ## do the experiments' missing jobs, one at a time, at low pr
 ledger: $(STAMP)  ## take what was measured into data/ledger/ and judge the claims again
 	@$(LEDGER) ledger
 
-audit: $(STAMP)  ## repeat random cheap jobs of the ledger and compare: N=3
-	@$(LEDGER) audit --number "$$N" --device "$$DEVICE"
+audit: $(STAMP)  ## repeat random cheap jobs of the ledger and compare: N=3 EXPERIMENT=early_stopping JOB=<key>
+	@$(LEDGER) audit --number "$$N" --device "$$DEVICE" --experiment "$$EXPERIMENT" --job "$$JOB"
 
 heatmaps: $(STAMP)  ## heatmaps of your own photographs, on one page: IMAGES=<folder> K=3 RECURSIVE=1
 	@$(BIN)/python tools/heatmaps.py $(PHOTOGRAPHS) -- "$$IMAGES" "$$K"

@@ -32,11 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
             return accept()
         if options.command == "canary":
             return canary.renew()
+        names = (options.experiment,) if options.experiment else ()
+        for name in names:
+            experiment(name)
         if options.command == "audit":
-            return audit(_number(options.number, "N"), device=options.device)
-        if options.experiment:
-            experiment(options.experiment)
-        return measure((options.experiment,) if options.experiment else None, job=options.job or None,
+            return audit(_number(options.number, "N"), names=names, job=options.job, device=options.device)
+        return measure(names, job=options.job or None,
                        hours=_number(options.hours, "HOURS") if options.hours else None, device=options.device)
     except KeyboardInterrupt:
         say("interrupted: what is measured is kept, and a training goes on from its last epoch")

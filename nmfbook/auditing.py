@@ -3,6 +3,7 @@
 import math
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,8 +15,11 @@ from .measuring import Runner
 CHEAP = 600  # CPU seconds up to which a job is repeated
 
 
-def audit(number: int = 3, *, device: str = "cpu", seed: int | None = None) -> int:
+def audit(number: int = 3, *, names: Sequence[str] = (), job: str = "", device: str = "cpu",
+          seed: int | None = None) -> int:
     """Repeat random cheap jobs of the ledger from nothing, and compare; returns 1 where one does not agree.
+
+    Names of experiments, and the beginning of a job's key, restrict them; with `job`, jobs need not be cheap.
 
     On the same kind of processor and with the same versions every number must come out again within rounding; elsewhere
     training is chaotic in the last digit, and an AuC must lie within three times the spread between seeds.
@@ -23,12 +27,15 @@ def audit(number: int = 3, *, device: str = "cpu", seed: int | None = None) -> i
     torch.set_num_threads(1)
     jobs = {(name, key(job)): job for name in ledger.EXPERIMENTS for job in experiment(name).jobs()}
     known = [entry for name in ledger.EXPERIMENTS for entry in entries(name)]
-    cheap = [entry for entry in known if sum(entry.provenance["cpu_seconds"].values()) <= CHEAP
-             and not experiment(entry.experiment).needs(jobs[entry.experiment, entry.key], device)]
-    if not cheap:
-        raise ValueError(f"the ledger holds no job of at most {CHEAP} CPU seconds whose data is at hand")
+    wanted = [entry for entry in known if entry.experiment in (names or ledger.EXPERIMENTS)
+              and entry.key.startswith(job)
+              and (job or sum(entry.provenance["cpu_seconds"].values()) <= CHEAP)
+              and not experiment(entry.experiment).needs(jobs[entry.experiment, entry.key], device)]
+    if not wanted:
+        which = f"whose name begins with {job!r}" if job else f"of at most {CHEAP} CPU seconds"
+        raise ValueError(f"the ledger holds no job {which} whose data is at hand")
     failed = 0
-    for entry in random.Random(seed).sample(cheap, min(number, len(cheap))):
+    for entry in random.Random(seed).sample(wanted, min(number, len(wanted))):
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(device, Path(folder))
             again = runner.entry(entry.experiment, jobs[entry.experiment, entry.key])

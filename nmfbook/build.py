@@ -34,7 +34,7 @@ from . import interrupts
 PARAMETERS = {"profile", "seed", "device"}
 CELL_SECONDS = {"quick": 1800, "desk": 24 * 3600, "paper": 24 * 3600}  # profile -> longest time one cell may take
 CHAPTER_BYTES = 3 * 2**30  # memory to set aside for one running chapter
-GENERATED = "book/reproduction"  # the page that is written here
+GENERATED = ("book/reproduction", "book/ledger")  # the pages that are written here
 FRONT = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -61,7 +61,7 @@ def chapters(root):
     """The notebooks of the table of contents, in order: name -> source text. Pages without a kernel are left out."""
     found = {}
     for document in documents(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))):
-        if document == GENERATED:
+        if document in GENERATED:
             continue
         path = root / f"{document}.md"
         if not path.exists():
@@ -320,15 +320,12 @@ def indented(text):
 
 def site(root, notebooks):
     """Build `_build/html` from the executed notebooks; the old site stays until the new one is complete."""
-    from . import reproduction  # with it comes torch
+    from . import ledger_page, reproduction  # with them comes torch
 
     stage, output = root / "_build" / "site", root / "_build" / "site-output"
     for folder in (stage, output):
         shutil.rmtree(folder, ignore_errors=True)
-    sources = {f"{name}.md" for name in notebooks}
-    shutil.copytree(root / "book", stage / "book", ignore=lambda _, names: sources & set(names))
-    for name, path in notebooks.items():
-        shutil.copy(path, stage / "book" / f"{name}.ipynb")
+    shutil.copytree(root / "book", stage / "book", ignore=shutil.ignore_patterns("*.md"))
     for name in ("_toc.yml", "CHANGELOG.md"):
         shutil.copy(root / name, stage)
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
@@ -341,8 +338,14 @@ def site(root, notebooks):
         config["html"]["use_repository_button"] = True
     (stage / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     try:
-        for name, text in reproduction.pages(root, notebooks).items():
-            (stage / "book" / f"{name}.md").write_text(text, encoding="utf-8")
+        for name, page in reproduction.pages(root, notebooks).items():
+            if isinstance(page, str):
+                (stage / "book" / f"{name}.md").write_text(page, encoding="utf-8")
+            else:
+                nbformat.write(page, stage / "book" / f"{name}.ipynb")
+        (stage / "book" / "ledger").mkdir()
+        for name, text in ledger_page.tables(root / "data" / "ledger").items():
+            (stage / "book" / "ledger" / f"{name}.csv").write_text(text, encoding="utf-8")
     except ValueError as error:
         raise Trouble(str(error)) from error
 

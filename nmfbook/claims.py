@@ -51,6 +51,7 @@ class Claim:
     """One sentence. It holds if the whole interval of its statistic lies above the threshold (below, if `below`)."""
 
     row: str
+    name: str  # by which prose refers to it, one of its row: {claim}`F3.10/near = holds`
     sentence: str
     experiment: str
     statistic: Callable[[list], tuple[float, float, float]]  # of units: value and 95 % interval
@@ -70,6 +71,15 @@ class Judgment:
     answer: str | None  # one of ANSWERS; None before the first goal
     interval: tuple[float, float, float] | None
     goal: int | None  # the next one
+
+    @property
+    def key(self) -> str:
+        return f"{self.claim.row}/{self.claim.name}"
+
+    @property
+    def outcome(self) -> str:
+        """The answer, or "measuring"."""
+        return self.answer or "measuring"
 
     @property
     def protocol_met(self) -> bool:
@@ -125,11 +135,19 @@ def by_row(judgments: list[Judgment]) -> dict[str, list[Judgment]]:
     return dict(rows)
 
 
-def row_words(judgments: list[Judgment]) -> str:
-    """The verdict of a row, or how far its measuring has come."""
-    answers = [judgment.answer for judgment in judgments if judgment.answer is not None]
-    waiting = [judgment for judgment in judgments if judgment.answer is None]
-    if waiting:
-        behind = min(waiting, key=lambda judgment: judgment.n / judgment.scale.goals[0])
-        return behind.words + (f"; {len(answers)} of {len(judgments)} claims judged" if answers else "")
+def row_verdict(judgments: list[Judgment]) -> str:
+    """The verdict on a row, "measuring" as long as a claim of it is not judged."""
+    answers = [judgment.outcome for judgment in judgments]
+    if "measuring" in answers:
+        return "measuring"
     return verdict(answers, protocol_met=all(judgment.protocol_met for judgment in judgments))
+
+
+def row_words(judgments: list[Judgment]) -> str:
+    """The verdict on a row, or how far its measuring has come."""
+    waiting = [judgment for judgment in judgments if judgment.answer is None]
+    if not waiting:
+        return row_verdict(judgments)
+    behind = min(waiting, key=lambda judgment: judgment.n / judgment.scale.goals[0])
+    done = len(judgments) - len(waiting)
+    return behind.words + (f"; {done} of {len(judgments)} claims judged" if done else "")

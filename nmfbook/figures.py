@@ -1,10 +1,61 @@
-"""Figures of the chapters."""
+"""Figures of the chapters: one style, one colour a method, and points that lead to the job they were drawn from."""
 
+import io
+import re
 from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from nmfcore.heatmaps import COLORS
+
+METHODS = {"nmf": "NMF", "pca": "PCA", "kmeans": "k-means", "random_ablation": "random ablation"}
+COLOR = dict(zip(METHODS, COLORS, strict=False))
+WIDTH = 6.72  # inches, 672 px on the page
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+                         "legend.frameon": False, "lines.linewidth": 1.6}
+
+
+def shade(p: float) -> tuple:
+    """The colour of a share p of random labels."""
+    return plt.colormaps["viridis"](0.9 * p)
+
+
+def panels(rows: int, columns: int, height: float = 2.6, **options) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as the page, and its axes (rows, columns). height: of a row, in inches."""
+    plt.rcParams.update(STYLE)
+    return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, layout="constrained", **options)
+
+
+def band(axis: Axes, x: ArrayLike, curves: ArrayLike, *, color, label: str | None = None, **options) -> None:
+    """The mean of curves (networks, points), and a band from the lowest to the highest of them."""
+    curves = np.asarray(curves)
+    axis.fill_between(x, curves.min(0), curves.max(0), color=color, alpha=0.18, lw=0)
+    axis.plot(x, curves.mean(0), color=color, label=label, **options)
+
+
+def linked(figure: Figure, *, name: str, alt: str, caption: str) -> None:
+    """Show a figure as part of the page, so that artists with a URL (`set_urls`) are links. caption: HTML.
+
+    Every link is called after what stands behind the # of its address.
+    """
+    from IPython.display import HTML, display
+
+    file = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    plt.close(figure)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub("<svg ", f'<svg role="group" aria-label="{escape(alt)}" style="width:100%;height:auto" ', svg, count=1)
+    svg = re.sub(r'<a xlink:href="([^"#]*#)?([^"]*)"', r'<a xlink:href="\1\2" aria-label="\2"', svg)
+    display(HTML(f'<figure class="nmf-linked" id="{name}">{svg}<figcaption>{caption}</figcaption></figure>'))
 
 
 def grid(rows: Sequence[torch.Tensor], *, titles: Sequence[str] = (), labels: Sequence[str] = ()) -> Figure:

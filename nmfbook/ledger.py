@@ -150,7 +150,7 @@ def entries(name: str, folder: Path | None = None) -> list[Entry]:
 
 def accept() -> int:
     """Take what the spool holds into the ledger, judge the claims again, and say what turned."""
-    from . import claims
+    from . import claims, sentences
 
     before = claims.judge_all()
     taken, refused = 0, 0
@@ -173,7 +173,9 @@ def accept() -> int:
         say(f"  {judgment.claim.row:6} {judgment.words:38} {judgment.claim.sentence}")
     turned = [(old, new) for old, new in zip(before, after, strict=True) if old.answer != new.answer]
     for old, new in turned:
-        say(f"turned: {new.claim.row} «{new.claim.sentence}»: {old.words} → {new.words}")
+        say(f"turned: {new.key} «{new.claim.sentence}»: {old.words} → {new.words}")
+    for complaint in sentences.turned(ROOT / "book", after):
+        say(f"to be written anew: {complaint}")
     return 1 if refused else 0
 
 

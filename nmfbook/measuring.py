@@ -106,7 +106,7 @@ class TimeIsUp(BaseException):
     """Raised by the clock, wherever the program is; no `except Exception` on the way may take it for its own."""
 
 
-def measure(names: tuple[str, ...] | None = None, *, job: str | None = None, hours: float | None = None,
+def measure(names: tuple[str, ...] = (), *, job: str | None = None, hours: float | None = None,
             device: str = "cpu") -> int:
     """Do the next missing jobs, one after another, until none is left or the time is up; returns an exit status.
 

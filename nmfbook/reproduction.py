@@ -1,11 +1,12 @@
 """The pages that answer, for every figure, table and proposition of the thesis: was it reproduced, and where."""
 
+import copy
 import csv
 import re
 
 import nbformat
 
-from nmfbook import claims, records
+from . import claims, ledger_page, records, sentences
 
 HEAD = """\
 (reproduction)=
@@ -40,7 +41,6 @@ MEANINGS = {
 SIGNS = {"reproduced": "✓", "holds at smaller scale": "◐", "mixed": "±", "contradicted": "✗",
          "fails at smaller scale": "≠", "undecided": "?", "shown": "○", "measured": "→", "measuring": "…",
          "not tested": "–"}
-CHANGES = "what_changed_our_mind"  # a page of the book that shows verdicts
 CHAPTERS = {
     "1": "Thesis chapter 1: introduction",
     "2": "Thesis chapter 2: background",
@@ -52,34 +52,54 @@ CHAPTERS = {
 
 
 def pages(root, notebooks):
-    """Name -> MyST text of the pages that show verdicts: this tool's own, and `CHANGES`, with its verdicts filled in.
+    """Name -> the pages that are made here, and those of the book, verdicts and outcomes filled in: MyST or a notebook.
 
-    From `data/thesis/rows.csv`, `data/records/` and the executed notebooks (name -> path).
+    From `data/thesis/rows.csv`, `data/ledger/`, `data/records/` and the executed notebooks (name -> path). Raises
+    ValueError where a sentence states what the ledger does not say.
     """
     with open(root / "data" / "thesis" / "rows.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     nodes = {name: nbformat.read(path, as_version=4) for name, path in notebooks.items()}
     built, recorded = reported(root, nodes, rows)
-    judged = claims.by_row(claims.judge_all(root / "data" / "ledger"))
+    judgments = claims.judge_all(root / "data" / "ledger")
+    complaints = sentences.turned(root / "book", judgments)
+    if complaints:
+        raise ValueError("\n".join(complaints))
+    judged = claims.by_row(judgments)
     verdict = {}
     for entry in rows:
         name = entry["row"]
         _, report = recorded.get(name) or built.get(name) or (None, None)
-        if (report is None) != bool(entry["waits"]):
-            cure = "a chapter: empty `waits` in" if report else "no chapter: say in `waits` what it waits for, in"
+        answered = report is not None or name in judged
+        if answered == bool(entry["waits"]):
+            cure = ("a chapter or the ledger: empty `waits` in" if answered else
+                    "no chapter: say in `waits` what it waits for, in")
             raise ValueError(f"{name} is reported by {cure} data/thesis/rows.csv")
-        verdict[name] = report["verdict"] if report else entry["waits"].partition(":")[0]
+        verdict[name] = (report["verdict"] if report else claims.row_verdict(judged[name]) if answered else
+                         entry["waits"].partition(":")[0])
         if verdict[name] == "fails at smaller scale" and any(j.answer is None for j in judged.get(name, ())):
             verdict[name] = "measuring"  # no small run speaks against the thesis while a larger one is under way
         if verdict[name] not in MEANINGS:
             raise ValueError(f"{name}: {verdict[name]!r} is not one of {', '.join(MEANINGS)}")
 
-    changes = root / "book" / f"{CHANGES}.md"
-    found = {}
-    if changes.exists():
-        rests_on = {name: claims.row_words(judged[name]).partition(", ")[2] if verdict[name] == "measuring" else
-                    report["data"] for name, (_, report) in (built | recorded).items()}
-        found[CHANGES] = filled(changes.read_text(encoding="utf-8"), verdict, rests_on)
+    rests_on = {name: claims.row_words(judgments).partition(", ")[2] if verdict[name] == "measuring" else
+                "; ".join(sorted({f"{judgment.scale.label}, {judgment.n} {judgment.claim.unit}"
+                                  for judgment in judgments})) for name, judgments in judged.items() if name in verdict}
+    rests_on |= {name: report["data"] for name, (_, report) in (built | recorded).items()
+                 if verdict[name] != "measuring"}
+
+    def complete(text):
+        return filled(sentences.bound(text, judgments), verdict, rests_on)
+
+    found = {"ledger": ledger_page.page(root / "data" / "ledger", judgments)}
+    for path in (root / "book").glob("*.md"):
+        if path.stem not in nodes:
+            found[path.stem] = complete(path.read_text(encoding="utf-8"))
+    for name, node in nodes.items():
+        found[name] = copy.deepcopy(node)
+        for cell in found[name].cells:
+            if cell.cell_type == "markdown":
+                cell.source = complete(cell.source)
     lines = [HEAD]
     for kind, meaning in MEANINGS.items():
         lines.append(f"- {badge(kind)} **{list(verdict.values()).count(kind)}**: {meaning}")
@@ -104,7 +124,7 @@ def filled(text, verdict, rests_on):
     def one(match):
         name = match[1]
         if name not in rests_on:
-            raise ValueError(f"{CHANGES}.md shows the verdict on {name}, on which no chapter reports")
+            raise ValueError(f"a page shows the verdict on {name}, on which nothing reports")
         return f"{badge(verdict[name])} {{ref}}`{name} <{target(name)}>` ({escaped(rests_on[name])})"
 
     return re.sub(r"\{verdict\}`([^`]*)`", one, text)
@@ -133,7 +153,7 @@ def card(entry, verdict, built, recorded, judgments, *, pages):
     """One entry: verdict, linked name and what it shows; then the numbers side by side, or what it waits for; then what
     the ledger says of each claim."""
     name, chapter = entry["row"], entry["page_chapter"]
-    waiting = not (recorded or built)
+    waiting = not (recorded or built or judgments)
     linked = (f"{{ref}}`{name} <{target(name)}>`" if not waiting else
               f"{{doc}}`{name} </book/{chapter}>`" if chapter in pages else f"**{name}**")
     facts = [(f"thesis, {entry['source']}", entry["thesis"] or "no number")]
@@ -148,7 +168,7 @@ def card(entry, verdict, built, recorded, judgments, *, pages):
             own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
             facts.append((f"note on the {kind.split()[-1]}", own + report["note"]))
     if judgments:
-        facts.append(("the ledger", claims.row_words(judgments)))
+        facts.append(("measured runs", f"{claims.row_words(judgments)}"))
     return [
         f":::{{div}} nmf-row{' nmf-waiting' if waiting else ''}",
         f"{badge(verdict)} {linked} {escaped(entry['title'])}",

@@ -198,14 +198,15 @@ def claims() -> list[Claim]:
             ("cifar10", 1.0, "full", (12, 30)), ("cifar10_jpeg", 1.0, "full", (12, 30)),
             ("cifar10_jpeg", 1 / 4, "1/4", (11,)), ("cifar10_jpeg", 1 / 8, "1/8", (12, 30))))
 
-    def claim(sentence, statistic, **options):
-        return Claim("F3.10", sentence, "early_stopping", statistic, scales, unit="runs", **options)
+    def claim(name, sentence, statistic, **options):
+        return Claim("F3.10", name, sentence, "early_stopping", statistic, scales, unit="runs", **options)
 
     return [
-        claim("NMF's AuC has its first maximum before training ends, in most runs", _with_maximum, threshold=0.5),
-        claim("the maximum lies within an epoch of the lowest test loss, in the median run", _median_error,
+        claim("maximum", "NMF's AuC has its first maximum before training ends, in most runs", _with_maximum,
+              threshold=0.5),
+        claim("near", "the maximum lies within an epoch of the lowest test loss, in the median run", _median_error,
               threshold=1.0, below=True),
-        claim("random ablation's maximum lies farther off than NMF's", _nearer),
+        claim("nearer", "random ablation's maximum lies farther off than NMF's", _nearer),
     ]
 
 

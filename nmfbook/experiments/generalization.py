@@ -158,13 +158,14 @@ def claims() -> list[Claim]:
              ("CIFAR-10, JPEG copies of 10,000 images, 1/8 width", dict(width=1 / 8, per_class=1000), (24, 48, 96)))
     scales = tuple(Scale(label, networks(data="cifar10_jpeg", **fields), goals, None) for label, fields, goals in grids)
 
-    def claim(sentence, statistic, **options):
-        return Claim("F3.9", sentence, "generalization", statistic, scales, unit="points of the grid", **options)
+    def claim(name, sentence, statistic, **options):
+        return Claim("F3.9", name, sentence, "generalization", statistic, scales, unit="points of the grid", **options)
 
     titles = {"nmf": "NMF's", "pca": "PCA's", "random_ablation": "random ablation's"}
-    return [*(claim(f"{titles[method]} AuC falls as the test error rises", _correlation(method), below=True)
+    return [*(claim(method, f"{titles[method]} AuC falls as the test error rises", _correlation(method), below=True)
               for method in METHODS),
-            *(claim(f"NMF's AuC correlates more strongly than {titles[other]}", _stronger(other), below=True)
+            *(claim(f"over {other}", f"NMF's AuC correlates more strongly than {titles[other]}", _stronger(other),
+                    below=True)
               for other in METHODS[1:])]
 
 

@@ -145,16 +145,18 @@ def claims() -> list[Claim]:
     """F3.11. Intervals are over classes, or over batches of mixed classes."""
     scales = (Scale("VGG-19, 10 classes of ImageNet, 50 training photographs each", curves(10), (1,), None),)
 
-    def claim(sentence, statistic, **options):
-        return Claim("F3.11", sentence, "imagenet", statistic, scales, unit="set of ten classes", **options)
+    def claim(name, sentence, statistic, **options):
+        return Claim("F3.11", name, sentence, "imagenet", statistic, scales, unit="set of ten classes", **options)
 
     return [
-        claim("compression improves the accuracy on single-class batches, at a rank chosen on other classes", _gain),
-        claim("multi-class batches need more parts for the accuracy without compression (log2 of the ratio)", _needs),
-        claim("removing NMF parts hurts single-class batches more than multi-class ones", _hurts),
-        claim("removing multi-class NMF parts hurts as removing random channels does (accuracies within 0.1)", _alike,
-              threshold=0.1, below=True),
-        claim("over classes, AuC is correlated with the accuracy on held-out photographs", _per_class),
+        claim("gain", "compression improves the accuracy on single-class batches, at a rank chosen on other classes",
+              _gain),
+        claim("needs", "multi-class batches need more parts for the accuracy without compression (log2 of the ratio)",
+              _needs),
+        claim("hurts", "removing NMF parts hurts single-class batches more than multi-class ones", _hurts),
+        claim("alike", "removing multi-class NMF parts hurts as removing random channels does (accuracies within 0.1)",
+              _alike, threshold=0.1, below=True),
+        claim("per class", "over classes, AuC is correlated with the accuracy on held-out photographs", _per_class),
     ]
 
 

@@ -188,41 +188,60 @@ def seeds(levels: tuple[float, ...], converged: bool = True, **fields) -> Callab
 
 
 def claims() -> list[Claim]:
-    """F1.1, F3.1, F3.3 to F3.8. Goals: three and six networks at each level, then as many as the thesis had."""
-    def claim(row, sentence, statistic, of="CIFAR-10", levels=THREE, converged=True, **options):
+    """F1.1, F3.1, F3.3 to F3.8, C3.1 to C3.5. Goals: three and six networks a level, then as many as the thesis had."""
+    def claim(row, name, sentence, statistic, of="CIFAR-10", levels=THREE, converged=True, **options):
         scales = tuple(Scale(label, seeds(levels, converged, **fields), (3, 6, NETWORKS), NETWORKS if own else None)
                        for label, fields, own in SCALES[of])
         where = "" if of == "CIFAR-10" else f"{of}: "
-        return Claim(row, where + sentence, "memorizing_networks", statistic, scales, unit=f"seeds of {len(levels)} p",
-                     **options)
+        return Claim(row, name, where + sentence, "memorizing_networks", statistic, scales,
+                     unit=f"seeds of {len(levels)} p", **options)
 
     falls = "NMF's AuC falls as p rises"
     best = "NMF tells the levels of p apart better than PCA, k-means and random ablation"
+    names = {"CIFAR-10": "", "Fashion-MNIST": ", MLP", "SVHN": ", SVHN", "sounds": ", sounds"}
     return [
-        claim("F1.1", "networks reach training accuracy 1 whatever p (four of five at least)", _share_converged,
-              levels=SIX, converged=False, threshold=0.8),
-        claim("F1.1", "test accuracy falls as p rises", _effect(lambda m: m["test"][-1], SIX), levels=SIX),
-        claim("F3.1", "the test error rises with every step of p", _least_step, levels=SIX),
-        claim("F3.3", "conv3_1 to conv4_2 tell p = 0 from 0 < p < 1 better than blocks 1 and 2 do", _deep_gap),
-        claim("F3.3", "the last layer shows less than half of the peak", _last_share, threshold=0.5, below=True),
-        claim("F3.3", "fully random labels shift memorization to earlier layers", _shift, levels=SIX),
-        claim("F3.3", "MLP: the last layer is more robust than the first, at every p", _deeper, "Fashion-MNIST"),
-        claim("F3.4", "divided by the norm, activations are harder to approximate with depth", _error_with_depth),
-        claim("F3.5", falls, _effect(_auc("nmf, class"), THREE)),
-        claim("F3.5", best, _margin("class")),
-        claim("F3.5", "random ablation's AuC falls as p rises", _effect(_auc("random_ablation, class"), THREE)),
-        claim("F3.5", "PCA needs fewer directions than NMF parts", _pca_ahead),
-        claim("F3.5", f"{falls}, fully random labels included", _effect(_auc("nmf, class"), SIX), levels=SIX),
-        *(claim("F3.6", sentence, statistic, of) for of in ("Fashion-MNIST", "SVHN", "sounds")
-          for sentence, statistic in ((falls, _effect(_auc("nmf, class"), THREE)), (best, _margin("class")))),
-        *(claim("F3.7", "in mixed batches NMF tells the levels of p less apart", _blur, of)
+        claim("F1.1", "converged", "networks reach training accuracy 1 whatever p (four of five at least)",
+              _share_converged, levels=SIX, converged=False, threshold=0.8),
+        claim("F1.1", "test accuracy", "test accuracy falls as p rises", _effect(lambda m: m["test"][-1], SIX),
+              levels=SIX),
+        claim("F3.1", "every step", "the test error rises with every step of p", _least_step, levels=SIX),
+        claim("F3.3", "deep", "conv3_1 to conv4_2 tell p = 0 from 0 < p < 1 better than blocks 1 and 2 do", _deep_gap),
+        claim("F3.3", "last", "the last layer shows less than half of the peak", _last_share, threshold=0.5,
+              below=True),
+        claim("F3.3", "shift", "fully random labels shift memorization to earlier layers", _shift, levels=SIX),
+        claim("F3.3", "MLP", "the last layer is more robust than the first, at every p", _deeper, "Fashion-MNIST"),
+        claim("F3.4", "depth", "divided by the norm, activations are harder to approximate with depth",
+              _error_with_depth),
+        claim("F3.5", "falls", falls, _effect(_auc("nmf, class"), THREE)),
+        claim("F3.5", "best", best, _margin("class")),
+        claim("F3.5", "random ablation", "random ablation's AuC falls as p rises",
+              _effect(_auc("random_ablation, class"), THREE)),
+        claim("F3.5", "PCA", "PCA needs fewer directions than NMF parts", _pca_ahead),
+        claim("F3.5", "falls, all p", f"{falls}, fully random labels included", _effect(_auc("nmf, class"), SIX),
+              levels=SIX),
+        *(claim("F3.6", f"{name}{names[of]}", sentence, statistic, of) for of in ("Fashion-MNIST", "SVHN", "sounds")
+          for name, sentence, statistic in (("falls", falls, _effect(_auc("nmf, class"), THREE)),
+                                            ("best", best, _margin("class")))),
+        *(claim("F3.7", f"blur{names[of]}", "in mixed batches NMF tells the levels of p less apart", _blur, of)
           for of in ("CIFAR-10", "Fashion-MNIST")),
-        *(claim("F3.8", f"removing {title} hurts networks that memorize less the more",
+        *(claim("F3.8", f"{title}{names[of]}", f"removing {title} hurts networks that memorize less the more",
                 _effect(lambda m, method=method: -m["ablation"][method]["auc"], THREE), of)
           for of in ("CIFAR-10", "Fashion-MNIST")
           for method, title in (("nmf", "NMF parts"), ("pca", "PCA directions"))),
-        claim("F3.8", "removing random channels hurts networks that memorize more the more",
+        claim("F3.8", "random channels", "removing random channels hurts networks that memorize more the more",
               _effect(lambda m: m["ablation"]["random_ablation"]["auc"], THREE)),
+        claim("C3.1", "batch size", "AuC of every method moves less from batches of 20 to batches of 100 than NMF's "
+              "does from p = 0 to p = 0.8", _robust),
+        claim("C3.2", "spread", "NMF's AuC varies more between networks of a level than that of each other method",
+              _spread),
+        claim("C3.3", "k-means", "for nine tenths of the accuracy k-means needs more centroids than half of the "
+              "samples (their ratio)", _centroids, threshold=0.5),
+        claim("C3.4", "echo", "in blocks 3 and 4 the raw NMF error is higher where AuC is lower (rank correlation)",
+              _echo, below=True),
+        claim("C3.4", "outlier", "the raw error goes one way up to p = 0.8 and turns back at p = 1 (product of the two "
+              "changes, in shares of the error)", _turn, levels=SIX, below=True),
+        *(claim("C3.5", f"rank{names[of]}", "mixed batches need more NMF parts for nine tenths of the accuracy (log2 "
+                "of the ratio)", _more_parts, of) for of in ("CIFAR-10", "Fashion-MNIST")),
     ]
 
 
@@ -315,6 +334,69 @@ def _blur(units):
     return bootstrap(lambda *levels: effect(*(a[:, 0] for a in levels)) - effect(*(a[:, 1] for a in levels)), *values)
 
 
+def _robust(units):
+    """NMF's fall from p = 0 to p = 0.8, less the largest change of a method's AuC between batches of 20 and 100."""
+    def values(m):
+        changes = [abs(m["batch_sizes"]["20"][method] - m["batch_sizes"]["100"][method]) for method in METHODS]
+        return [m["sequence"]["nmf, class"]["auc"], *changes]
+
+    def statistic(*levels):
+        change = np.mean([level[:, 1:].mean(0) for level in levels], axis=0).max()
+        return levels[0][:, 0].mean() - levels[-1][:, 0].mean() - change
+    return bootstrap(statistic, *_levels(units, THREE, values))
+
+
+def _spread(units):
+    values = _levels(units, THREE, lambda m: [m["sequence"][f"{method}, class"]["auc"] for method in METHODS])
+
+    def statistic(*levels):
+        spreads = np.sqrt(np.mean([level.var(0, ddof=1) for level in levels], axis=0))
+        return spreads[0] - spreads[1:].max()
+    return bootstrap(statistic, *values)
+
+
+def _needed(m, run):
+    """The least rank at which a run has nine tenths of the accuracy; the largest where it never has."""
+    accuracy = np.array(m["sequence"][run]["accuracy"])
+    enough = accuracy >= 0.9
+    return max(m["ranks"][int(enough.argmax()) if enough.any() else -1], 1)
+
+
+def _centroids(units):
+    values = _levels(units, THREE, lambda m: _needed(m, "kmeans, class") / 50)
+    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *values)
+
+
+def _raw_error(m):
+    return [error for name, error in zip(m["layers"]["names"], m["layers"]["raw_error"], strict=True)
+            if name >= "conv3"]
+
+
+def _echo(units):
+    def statistic(*levels):
+        ranked = stats.rankdata(np.concatenate(levels), axis=0)  # (networks, 2, layers)
+        ranked -= ranked.mean(0)
+        size = np.sqrt((ranked ** 2).sum(0).prod(0))
+        return np.mean(ranked.prod(1).sum(0) / np.where(size > 0, size, 1))
+
+    def values(m):
+        return [_raw_error(m), [auc for name, auc in zip(m["layers"]["names"], m["layers"]["auc"], strict=True)
+                                if name >= "conv3"]]
+    return bootstrap(statistic, *_levels(units, THREE, values))
+
+
+def _turn(units):
+    def statistic(*levels):
+        first, before, last = (levels[i].mean() for i in (0, -2, -1))
+        return (before - first) * (last - before) / before ** 2
+    return bootstrap(statistic, *_levels(units, SIX, lambda m: np.mean(_raw_error(m))))
+
+
+def _more_parts(units):
+    values = _levels(units, THREE, lambda m: np.log2(_needed(m, "nmf, mixed") / _needed(m, "nmf, class")))
+    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *values)
+
+
 def synthetic(kind: str) -> list[tuple[Job, dict]]:
     """Made-up measurements of ten seeds on which every claim "holds", "fails" or is "undecided"."""
     sign = {"holds": 1.0, "fails": -1.0, "undecided": 0.0}[kind]
@@ -333,16 +415,26 @@ def synthetic(kind: str) -> list[tuple[Job, dict]]:
                "random_ablation, class": -0.1 * sign}
         level = {"pca, class": 0.5 + 0.2 * sign, "nmf, class": 0.5}
         noise = (0.004 if sign else 0.05) * (-1) ** (job.seed + round(5 * job.p))  # from network to network
+        spread = {"holds": (1, 0.5), "fails": (0.5, 1), "undecided": (1, 1)}[kind]  # of NMF and of the others
+        needed = {"holds": 40, "fails": 10, "undecided": (10, 40)[job.seed % 2]}[kind]
+        grid = np.array([0, 5, 10, 20, 40, 80])
+        layer_auc = 0.5 + 0.2 * sign * place - 0.3 * job.p * gap + noise
+        raw_error = {"holds": 1 - layer_auc, "fails": layer_auc,
+                     "undecided": 0.5 + 0.05 * (-1.0) ** (job.seed // 2 + round(5 * job.p)) + 0 * place}[kind]
+        changed = {"holds": 0.01, "fails": 0.2, "undecided": 0.001}[kind]  # by the size of the batch
         converged = job.seed < {"holds": 10, "fails": 6, "undecided": 8}[kind]
         found.append((job, {
             "converged": converged, "test": [0.9 - 0.5 * sign * job.p + noise],
             "layers": {"names": names, "widths": [1] * len(names),
                        "error": 0.5 + (sign + 20 * noise * (not sign)) * place / 3,
-                       "auc": 0.5 + 0.2 * sign * place - 0.3 * job.p * gap + noise},
-            "sequence": {f"{method}, {batch}": {"auc": level.get(f"{method}, {batch}", 0.5)
-                                                + noise * (1 if method == "nmf" else -1)
-                                                + job.p * auc.get(f"{method}, {batch}", 0.0)}
-                         for method in METHODS for batch in ("class", "mixed")},
+                       "auc": layer_auc, "raw_error": raw_error},
+            "ranks": grid.tolist(),
+            "sequence": {f"{method}, {batch}": {
+                "auc": level.get(f"{method}, {batch}", 0.5) + job.p * auc.get(f"{method}, {batch}", 0.0)
+                + noise * (spread[0] if method == "nmf" else -spread[1]),
+                "accuracy": grid >= (20 if (method, batch) == ("nmf", "class") else needed)}
+                for method in METHODS for batch in ("class", "mixed")},
+            "batch_sizes": {"20": dict.fromkeys(METHODS, 0.5), "100": dict.fromkeys(METHODS, 0.5 + changed)},
             "ablation": {method: {"auc": 0.3 + noise + 0.1 * sign * job.p * (-1 if method == "random_ablation" else 1)}
                          for method in ("nmf", "pca", "random_ablation")}}))
     return found

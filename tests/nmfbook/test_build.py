@@ -308,18 +308,34 @@ def test_site(pages):
     assert "the *points* are lost" in waiting.get_text()
 
 
-def test_claims_stand_below_their_row_with_how_far_their_measuring_has_come(pages):
+def test_a_row_that_the_ledger_answers_shows_its_claims_and_needs_no_chapter(pages):
     root, notebooks = pages
     rows = root / "data/thesis/rows.csv"
     before = rows.read_text(encoding="utf-8")
-    rows.write_text(before.replace("F2.14,", "F3.10,"), encoding="utf-8")
+    rows.write_text(re.sub(r"F2\.14,(.*),[^,]*", r"F3.10,\1,", before), encoding="utf-8")
     try:
         text = reproduction.pages(root, notebooks)["reproduction"]
     finally:
         rows.write_text(before, encoding="utf-8")
-    done, waiting = (next(part for part in text.split(":::") if name in part) for name in ("F2.13", "F3.10"))
-    assert "the ledger" not in done and r"- *the ledger:* measuring\, 0 of 1" in waiting
-    assert waiting.count("holds if") == 3 and r"1\/8 width" in waiting
+    done, measuring = (next(part for part in text.split(":::") if name in part) for name in ("F2.13", "F3.10"))
+    assert "measured runs" not in done and r"- *measured runs:* measuring\, 0 of 1" in measuring
+    assert measuring.count("holds if") == 3 and r"1\/8 width" in measuring and "… measuring" in measuring
+    assert "{ref}`F3.10 <row-f3-10>`" in measuring
+
+
+def test_outcomes_in_prose_are_what_the_ledger_says(pages):
+    root, notebooks = pages
+    page = root / "book/outcome.md"
+    try:
+        page.write_text("# Outcome\n\nIt is open {claim}`F3.10/near = measuring`.\n")
+        text = reproduction.pages(root, notebooks)["outcome"]
+        assert re.search(r"It is open \(\{ref\}`measuring, 0 of \d+ <ledger-early-stopping>`\)\.", text)
+        page.write_text("# Outcome\n\nThe maxima\nmeet {claim}`F3.10/near = holds`. {claim}`F3.10/far = holds`\n")
+        with pytest.raises(build.Trouble, match=r"(?s)outcome.md, line 4: «.*The maxima meet» states that F3.10/near "
+                           r"holds, and the ledger says measuring.*there is no claim 'F3.10/far'.*'F3.10/near'"):
+            build.site(root, notebooks)
+    finally:
+        page.unlink()
 
 
 @pytest.mark.parametrize("small, shown", [("fails at smaller scale", "… measuring"),
@@ -396,7 +412,7 @@ def waits(root, column):
 
 @pytest.mark.parametrize("column, complaint", [
     ({"F2.13": "", "F2.14": ""}, "F2.14 is reported by no chapter: say in `waits`"),
-    ({"F2.13": "measuring: x", "F2.14": "measuring: x"}, "F2.13 is reported by a chapter: empty `waits`"),
+    ({"F2.13": "measuring: x", "F2.14": "measuring: x"}, "F2.13 is reported by a chapter or the ledger: empty `waits`"),
     ({"F2.13": "", "F2.14": "perhaps: later"}, "F2.14: 'perhaps' is not one of reproduced"),
 ])
 def test_a_row_is_reported_or_says_what_it_waits_for(pages, column, complaint):
@@ -413,7 +429,7 @@ def test_a_page_of_the_book_shows_computed_verdicts(pages):
         text = reproduction.pages(root, notebooks)["what_changed_our_mind"]
         assert "[✓ reproduced]{.nmf-verdict .nmf-reproduced} {ref}`F2.13 <row-f2-13>` (faces)" in text
         page.write_text("Now: {verdict}`F2.14`\n")
-        with pytest.raises(ValueError, match=r"F2\.14, on which no chapter reports"):
+        with pytest.raises(ValueError, match=r"F2\.14, on which nothing reports"):
             reproduction.pages(root, notebooks)
     finally:
         page.unlink()

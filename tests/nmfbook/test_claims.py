@@ -11,7 +11,7 @@ from nmfbook.ledger import EXPERIMENTS, Entry, experiment
 from nmfbook.statistics import bootstrap, effect, fall, pearson, proportion, separation
 
 CLAIMS = [(name, claim) for name in EXPERIMENTS for claim in experiment(name).claims()]
-ROWS = {"F1.1", "F3.1", *(f"F3.{i}" for i in range(3, 12))}
+ROWS = {"F1.1", "F3.1", *(f"F3.{i}" for i in range(3, 12)), *(f"C3.{i}" for i in range(1, 6))}
 
 
 def synthetic(name, kind):
@@ -23,7 +23,7 @@ SYNTHETIC = {(name, kind): synthetic(name, kind) for name in EXPERIMENTS for kin
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-@pytest.mark.parametrize("name, claim", CLAIMS, ids=[f"{claim.row}: {claim.sentence}" for _, claim in CLAIMS])
+@pytest.mark.parametrize("name, claim", CLAIMS, ids=[f"{claim.row}/{claim.name}" for _, claim in CLAIMS])
 def test_each_claim_answers_as_it_should_on_made_up_measurements(name, claim, kind):
     judgment = judge(claim, SYNTHETIC[name, kind])
     assert judgment.answer == kind, judgment.words
@@ -31,6 +31,7 @@ def test_each_claim_answers_as_it_should_on_made_up_measurements(name, claim, ki
 
 def test_every_row_of_chapter_three_has_claims_and_none_is_judged_on_digits():
     assert {claim.row for _, claim in CLAIMS} == ROWS
+    assert len({(claim.row, claim.name) for _, claim in CLAIMS}) == len(CLAIMS)
     for name, claim in CLAIMS:
         digits = [Entry(name, {**entry.job, "data": "digits"}, {}, entry.measurements, {})
                   for entry in SYNTHETIC[name, "holds"]]
@@ -42,8 +43,8 @@ def test_every_row_of_chapter_three_has_claims_and_none_is_judged_on_digits():
 
 def coin(goals=(4, 8), demanded=8, **options):
     scale = Scale("coins", lambda entries: entries, goals, demanded)
-    return Claim("F3.10", "the mean is positive", "tiny", lambda values: bootstrap(np.mean, np.array(values)), (scale,),
-                 **options)
+    return Claim("F3.10", "mean", "the mean is positive", "tiny",
+                 lambda values: bootstrap(np.mean, np.array(values)), (scale,), **options)
 
 
 def test_a_claim_is_judged_at_its_goals_alone():
@@ -67,7 +68,7 @@ def test_the_scale_that_says_most_counts_as_soon_as_it_has_enough():
     def scale(label, least, demanded):
         return Scale(label, lambda entries: [value for value in entries if value >= least], (3,), demanded)
 
-    claim = Claim("F3.10", "the mean is above 2", "tiny", lambda values: bootstrap(np.mean, np.array(values)),
+    claim = Claim("F3.10", "mean", "the mean is above 2", "tiny", lambda values: bootstrap(np.mean, np.array(values)),
                   (scale("full", 10, 3), scale("small", 0, None)), threshold=2.0)
     assert judge(claim, [1.0, 1.1, 10]).scale.label == "small"
     small, full = judge(claim, [1.0, 1.1, 0.9, 10, 11]), judge(claim, [1.0, 1.1, 0.9, 10, 11, 10.5])
