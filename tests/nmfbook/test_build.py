@@ -296,6 +296,7 @@ def test_site(pages):
     html = root / "_build/html"
     sound, unsound = ((html / f"book/{name}.html").read_text(encoding="utf-8") for name in ("sound", "unsound"))
     assert (html / "index.html").exists()
+    assert (root / "_build/site/CHANGELOG.md").exists()  # book/changelog.md includes it
     assert foreign(sound) == [] and mute(sound) == []
     assert dead_links("book/sound.html", html) == []
     assert foreign(unsound) == ["https://cdn.example/x.js"] and len(mute(unsound)) == 2
