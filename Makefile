@@ -33,7 +33,9 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
 RUN = $(BIN)/python -m nmfbook.build
 GIVEN = --profile "$$PROFILE" --seed "$$SEED" --device "$$DEVICE"
-PHOTOGRAPHS = --seed "$$SEED" --device "$$DEVICE" --recursive "$$RECURSIVE"
+BELOW = $(if $(filter-out 0 1,$(RECURSIVE)),$(error RECURSIVE=$(RECURSIVE) is neither 1, for yes, nor 0)) \
+	$(filter-out 0,$(RECURSIVE:1=--recursive))
+PHOTOGRAPHS = -o _build/$@ --seed "$$SEED" --device "$$DEVICE" $(BELOW)
 
 .PHONY: help book test lint chapter record measure ledger audit heatmaps search serve bench lock clean
 
@@ -71,10 +73,10 @@ audit: $(STAMP)  ## repeat random cheap jobs of the ledger and compare: N=3 EXPE
 	@$(LEDGER) audit --number "$$N" --device "$$DEVICE" --experiment "$$EXPERIMENT" --job "$$JOB"
 
 heatmaps: $(STAMP)  ## heatmaps of your own photographs, on one page: IMAGES=<folder> K=3 RECURSIVE=1
-	@$(BIN)/python tools/heatmaps.py $(PHOTOGRAPHS) -- "$$IMAGES" "$$K"
+	@mkdir -p _build/$@ && $(BIN)/python -m nmfcore $@ $(PHOTOGRAPHS) -k "$$K" -- "$$IMAGES"
 
 search: $(STAMP)  ## search your own photographs for what is on another one: IMAGES=<folder> QUERY=<file> TOP=12 RECURSIVE=1
-	@$(BIN)/python tools/search.py $(PHOTOGRAPHS) -- "$$IMAGES" "$$QUERY" "$$TOP"
+	@mkdir -p _build/$@ && $(BIN)/python -m nmfcore $@ $(PHOTOGRAPHS) --top "$$TOP" -- "$$IMAGES" "$$QUERY"
 
 serve: $(STAMP)  ## show the built site at http://127.0.0.1:8000
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html "$$PORT"

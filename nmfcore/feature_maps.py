@@ -371,7 +371,7 @@ def _preprocessed(image, preprocess, i):
             raise ValueError(f"image {i} is {described(image)}; expected (H, W, 3) or (H, W), bytes or floating "
                              "numbers in [0, 1]")
         colours = np.repeat(image, 3, 2) if image.shape[2] == 1 else image[:, :, :3]
-        given = _unit(torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1), i)
+        given = _unit(torch.from_numpy(np.array(colours, order="C")).permute(2, 0, 1), i)
         picture = Image.fromarray((given.permute(1, 2, 0) * 255).round().byte().numpy())
     elif isinstance(image, Tensor) and image.dtype == torch.uint8:
         given = image.float() / 255

@@ -4,8 +4,10 @@ Image sets and maps are those of `nmfcore.feature_maps`: maps of a set are a ten
 one size, else a list of n tensors (K, h_i, w_i).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Number
 from typing import overload
 
@@ -18,21 +20,95 @@ from ._inputs import isolated
 from .activations import to_matrix
 from .feature_maps import Images, Maps, Preprocess, check_maps, feature_maps
 from .gate import LayerName, listed
-from .solver import Factors, nmf
+from .solver import REASONS, Factors, encode, nmf
 from .stored_maps import CHUNK, StoredMaps, canonical_order, order_key
 
 
 @dataclass(frozen=True)
 class Heatmaps:
-    """K heatmaps for each of n images, and the factorization they come from."""
+    """K heatmaps for each of n images, and the factorization they come from.
 
-    maps: Maps  # (n, K, h, w), or n × (K, h, w), in [0, 1] at the layer's resolution, normalized over the set
-    factors: Factors  # U (positions of all images in turn, K), V (K, C)
+    Maps have the layer's resolution. They are in [0, 1], divided by `peak`; those of new images, in concepts that were
+    found in others, may exceed 1.
+
+    Example:
+        >>> fit = factorize(torch.rand(4, 16, 7, 7), 3)
+        >>> fit.maps.shape, fit.factors.V.shape, fit.resized((28, 28)).shape
+        (torch.Size([4, 3, 7, 7]), torch.Size([3, 16]), torch.Size([4, 3, 28, 28]))
+    """
+
+    maps: Maps  #: (n, K, h, w), or n × (K, h, w)
+    factors: Factors  #: U (positions of all images in turn, K), V (K, C)
+    peak: Tensor  #: (K,) of each factor the maximum of U over the set that was factorized
+    extract: Callable[[Images], Maps] | None = field(default=None, repr=False)  #: features, as `heatmaps` made them
+
+    def of(self, images: Images) -> "Heatmaps":
+        """Heatmaps of new images in the same concepts: V stays as it is, and a colour goes on meaning the same.
+
+        The model that was given to `heatmaps` sees the images as it saw the first ones; see `of_features`. Several
+        ranks share a pass through the model where each gets `of_features` of the same `feature_maps`.
+
+        Args:
+            images: as for `heatmaps`, of any sizes.
+
+        Raises:
+            ValueError: `factorize` made these heatmaps, which knows no model; and as `feature_maps`.
+
+        Example:
+            >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+            >>> fit = heatmaps(model, torch.rand(4, 3, 16, 16), 2, layer="1")
+            >>> fit.of(torch.rand(1, 3, 32, 16)).maps.shape
+            torch.Size([1, 2, 30, 14])
+        """
+        if self.extract is None:
+            raise ValueError("these heatmaps were made by factorize, which knows no model; pass feature maps of the "
+                             "new images to of_features, or make the heatmaps by heatmaps(model, images, ...)")
+        return self.of_features(self.extract(images))
+
+    @isolated()
+    def of_features(self, features: Maps | StoredMaps) -> "Heatmaps":
+        """Heatmaps of new images from their feature maps, which the same layer gave: U by `encode`, with V as it is.
+
+        Maps are on the scale of those that were factorized, so that they may exceed 1. `factors` holds U and the error
+        of the new images. On the set that was factorized the maps are the same up to the tolerance at which `nmf`
+        stopped.
+
+        Args:
+            features: as for `factorize`, with the channels that were factorized.
+
+        Raises:
+            ValueError: another number of channels; maps that are negative or not finite.
+
+        Example:
+            >>> fit = factorize(torch.rand(4, 16, 7, 7), 3)
+            >>> fit.of_features([torch.rand(16, 5, 9)]).maps[0].shape
+            torch.Size([3, 5, 9])
+        """
+        start = time.perf_counter()
+        A, shapes, back, chunk = _matrix(features)
+        V = self.factors.V
+        if A.shape[1] != V.shape[1]:
+            raise ValueError(f"features have {A.shape[1]} channels, and the concepts {V.shape[1]}; take them from the "
+                             "layer and the network that the heatmaps were made with")
+        U = encode(A, V, chunk=chunk)
+        V = V.to(U)
+        error, iterations = _error(A, U, V), V.new_zeros((), dtype=torch.long)
+        factors = Factors(U[back.to(U.device)], V, error, iterations, iterations + REASONS.index("tolerance"),
+                          error.new_tensor(time.perf_counter() - start), "given")
+        maps = [each / self.peak.to(U)[:, None, None] for each in _folded(factors.U, shapes)]
+        return replace(self, maps=torch.stack(maps) if isinstance(features, Tensor) else maps, factors=factors)
 
     def resized(self, size: Sequence) -> Maps:
-        """The maps by bilinear interpolation, for overlay on images of height and width `size`: (n, K, *size).
+        """The maps by bilinear interpolation, for overlay on images.
 
-        A sequence of n sizes, one per image, gives a list of n tensors (K, H_i, W_i).
+        Args:
+            size: (H, W) of all images, or a sequence of n sizes, one per image.
+
+        Returns:
+            (n, K, H, W); of n sizes, a list of n tensors (K, H_i, W_i).
+
+        Raises:
+            ValueError: not one size per image.
         """
         one = isinstance(size[0], Number)
         sizes = [tuple(size)] * len(self.maps) if one else [tuple(each) for each in size]
@@ -59,7 +135,8 @@ def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=No
              batch_size: int = 16):
     """Factorize one layer's activations over a whole image set; the columns of U are heatmaps (section 4.2).
 
-    It is `factorize(feature_maps(model, images, layer=layer), rank)`; see there.
+    It is `factorize(feature_maps(model, images, layer=layer), rank)`; see there. What it returns remembers the model
+    and how it was run, for `Heatmaps.of` new images.
 
     Args:
         model, images, layer, channels, skip, preprocess, batch_size: as for `feature_maps`.
@@ -77,9 +154,12 @@ def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=No
         >>> result.maps.shape, result.resized((64, 64)).shape
         (torch.Size([2, 3, 4, 4]), torch.Size([2, 3, 64, 64]))
     """
-    features = feature_maps(model, images, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
-                            batch_size=batch_size)
-    return factorize(features, rank, seed=seed)
+    extract = partial(feature_maps, model, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
+                      batch_size=batch_size)
+    fits = factorize(extract(images), rank, seed=seed)
+    if isinstance(fits, Heatmaps):
+        return replace(fits, extract=extract)
+    return [replace(fit, extract=extract) for fit in fits]
 
 
 @overload
@@ -109,21 +189,15 @@ def factorize(features, rank, *, seed: int = 0):
         torch.Size([2, 3, 7, 7]) torch.Size([98, 3]) torch.Size([3, 16])
     """
     ranks, single = listed(rank)
-    if isinstance(features, StoredMaps):
-        A, shapes, starts, chunk = features.matrix, features.shapes, features.starts, CHUNK
-    else:
-        check_maps(features)
-        rows = [to_matrix(maps[None]) for maps in features]  # of each image (h·w, C)
-        shapes, chunk = tuple((maps.shape[1], maps.shape[2]) for maps in features), None
-        order, starts = canonical_order([order_key(each) for each in rows], shapes)
-        A = torch.cat([rows[i] for i in order])
-    back = torch.cat([torch.arange(first, first + h * w) for first, (h, w) in zip(starts, shapes, strict=True)])
+    A, shapes, back, chunk = _matrix(features)
     results = []
     # Each rank from its own start: a hierarchy over ranks should come from the data.
     for found in nmf(A, ranks, warm=False, seed=seed, chunk=chunk):
         factors = replace(found, U=found.U[back.to(found.U.device)])
-        maps = _folded(factors.U, shapes)
-        results.append(Heatmaps(normalized(torch.stack(maps) if isinstance(features, Tensor) else maps), factors))
+        peak = factors.U.amax(0)
+        peak = torch.where(peak > 0, peak, 1)
+        maps = [each / peak[:, None, None] for each in _folded(factors.U, shapes)]
+        results.append(Heatmaps(torch.stack(maps) if isinstance(features, Tensor) else maps, factors, peak))
     return results[0] if single else results
 
 
@@ -137,6 +211,31 @@ def normalized(maps: Maps) -> Maps:
     peak = torch.stack([each.amax((1, 2)) for each in maps]).amax(0)[:, None, None]  # (K, 1, 1)
     peak = torch.where(peak > 0, peak, 1)
     return maps / peak if isinstance(maps, Tensor) else [each / peak for each in maps]
+
+
+def _matrix(features):
+    """Feature maps as rows in canonical order: A (positions, C), the shape of each image's maps (h, w), the row in A of
+    each position of all images in turn, and how many rows to hold at a time."""
+    if isinstance(features, StoredMaps):
+        A, shapes, starts, chunk = features.matrix, features.shapes, features.starts, CHUNK
+    else:
+        check_maps(features)
+        rows = [to_matrix(maps[None]) for maps in features]  # of each image (h·w, C)
+        shapes, chunk = tuple((maps.shape[1], maps.shape[2]) for maps in features), None
+        order, starts = canonical_order([order_key(each) for each in rows], shapes)
+        A = torch.cat([rows[i] for i in order])
+    back = torch.cat([torch.arange(first, first + h * w) for first, (h, w) in zip(starts, shapes, strict=True)])
+    return A, shapes, back, chunk
+
+
+def _error(A, U, V):
+    """‖A − U V‖_F / ‖A‖_F, a part of the rows at a time; 0 where A is."""
+    rest, whole = [], []
+    for a, u in zip(A.split(CHUNK), U.split(CHUNK), strict=True):
+        rest.append(torch.linalg.vector_norm(a - u @ V, dtype=torch.float64))
+        whole.append(torch.linalg.vector_norm(a, dtype=torch.float64))
+    size = torch.stack(whole).norm()
+    return torch.stack(rest).norm() / torch.where(size > 0, size, 1)
 
 
 def _folded(U, shapes):

@@ -185,8 +185,8 @@ def describe_passed_over(others: Sequence[Path], folder: str | Path | None = Non
     files = [path for path in others if not os.path.isdir(path)]
     parts = [f"{_counted(files, folder, 'file', most)} of other kinds"] if files else []
     if folders:
-        parts.append(f"{_counted(folders, folder, 'folder', most)}, which recursive=True (make: RECURSIVE=1) reads "
-                     f"unless hidden, a link or closed")
+        parts.append(f"{_counted(folders, folder, 'folder', most)}, which recursive=True (nmfcore --recursive, make "
+                     f"RECURSIVE=1) reads unless hidden, a link or closed")
     return f"passed over: {' and '.join(parts)}" if parts else ""
 
 

@@ -1,28 +1,27 @@
-"""Searching a folder of photographs: an index that grows, resumes and refuses what does not fit."""
+"""The command, and `nmfcore search`: an index that grows, resumes and refuses what does not fit."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import skimage.data
 import sklearn.datasets
 from PIL import Image
 
-from nmfcore import networks
+import nmfcore
+from nmfcore import cli, networks, retrieval
 from nmfcore.index import Index
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import search
 
 
 @pytest.fixture(autouse=True)
-def student(monkeypatch):
-    """The network that is always in hand."""
+def student(monkeypatch, tmp_path):
+    """The network that is always in hand, and a cache of the test's own."""
     found = networks.pretrained("student")
-    monkeypatch.setattr(search.networks, "first_available", lambda *_: found)
+    monkeypatch.setattr(networks, "first_available", lambda *_: found)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return found
 
 
@@ -38,40 +37,86 @@ def folder(tmp_path):
     return folder
 
 
+def index_of(folder, network, where):
+    return cli.index_of(cli.PhotoSet.named([folder]), network, where)
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--help"], "heatmaps"), (["heatmaps", "--help"], "-k K"), (["search", "--help"], "QUERY"),
+    (["--version"], f"nmfcore {nmfcore.__version__}\n")])
+def test_help_imports_no_torch(arguments, says):
+    program = f"""
+import atexit, sys
+atexit.register(lambda: print([name for name in ("torch", "numpy", "sklearn") if name in sys.modules]))
+from nmfcore.cli import main
+main({arguments!r})"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout and done.stdout.endswith("\n[]\n")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "COMMAND"), (["heatmaps"], "PHOTOS"), (["search", "photographs"], "QUERY"), (["heatmap", "x"], "heatmap"),
+    (["heatmaps", "x", "-k", "three"], "'three'"),
+    (["heatmaps", "x", "--device", "toaster"], "'toaster' cannot be used")])
+def test_usage_errors_end_with_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_so(folder, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(networks, "first_available", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["heatmaps", str(folder)])
+    assert stopped.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+# --- search -------------------------------------------------------------------------------------------------
+
+
 def test_the_page_shows_the_best_match_first_and_names_what_was_left_out(folder, tmp_path, capsys):
     query = tmp_path / "part of a flower.png"
     Image.open(folder / "flower.png").crop((20, 20, 260, 220)).save(query)
-    file, count = search.make(folder, query, top=2, output=tmp_path / "out")
+    cli.main(["search", str(folder), str(query), "--top", "2", "-o", str(tmp_path)])
+    file = tmp_path / "search_photographs_part of a flower.html"
+    assert re.fullmatch(rf"4 photographs in \d+ s: {re.escape(str(file))}\n", (said := capsys.readouterr()).out)
     page = file.read_text(encoding="utf-8")
-    assert count == 4 and page.count("<figure") == 3
+    assert page.count("<figure") == 3
     assert page.index("Query: part of a flower.png") < page.index("1. flower.png, cosine 0.")
     assert "Left out, as they cannot be read: broken.png" in page
-    assert "broken.png" in capsys.readouterr().err
+    assert "warning: left out: " in said.err and "broken.png" in said.err
 
 
+@pytest.mark.filterwarnings("ignore:left out")
 def test_a_photograph_finds_itself(folder, tmp_path):
-    page = search.make(folder, folder / "cup.png", top=1, output=tmp_path / "out")[0].read_text(encoding="utf-8")
+    page = cli.search([folder], folder / "cup.png", top=1, output=tmp_path)[0].read_text(encoding="utf-8")
     assert "1. cup.png, cosine 1.00" in page
 
 
 def test_only_new_photographs_are_described(folder, tmp_path, student, monkeypatch):
     described = []
-    real = search.describe
-    monkeypatch.setattr(search, "describe", lambda maps, *args, **options: (
+    real = retrieval.describe
+    monkeypatch.setattr(retrieval, "describe", lambda maps, *args, **options: (
         described.append(len(maps)) or real(maps, *args, **options)))
     with pytest.warns(UserWarning, match="broken"):
-        first = search.index_of(folder, student, tmp_path / "index")
+        first = index_of(folder, student, tmp_path / "index")
         shutil.copy(folder / "cup.png", folder / "another cup.png")
         (folder / "cat.png").unlink()
-        second = search.index_of(folder, student, tmp_path / "index")
+        second = index_of(folder, student, tmp_path / "index")
     assert described == [4, 1]
     assert second.names == [name for name in first.names if name != "cat.png"] + ["another cup.png"]
     assert Index.load(tmp_path / "index").names == second.names and second.left_out == ["broken.png"]
 
 
 def test_an_interrupted_index_goes_on_where_it_was(folder, tmp_path, student, monkeypatch):
-    monkeypatch.setattr(search, "AT_ONCE", 1)
-    real, calls = search.describe, []
+    monkeypatch.setattr(cli, "AT_ONCE", 1)
+    real, calls = retrieval.describe, []
 
     def fails(maps, *args, **options):
         calls.append(len(maps))
@@ -79,22 +124,22 @@ def test_an_interrupted_index_goes_on_where_it_was(folder, tmp_path, student, mo
             raise KeyboardInterrupt
         return real(maps, *args, **options)
 
-    monkeypatch.setattr(search, "describe", fails)
+    monkeypatch.setattr(retrieval, "describe", fails)
     with pytest.warns(UserWarning, match="broken"):
         with pytest.raises(KeyboardInterrupt):
-            search.index_of(folder, student, tmp_path / "index")
+            index_of(folder, student, tmp_path / "index")
         assert len(Index.load(tmp_path / "index").names) == 2
-        assert len(search.index_of(folder, student, tmp_path / "index").names) == 4
+        assert len(index_of(folder, student, tmp_path / "index").names) == 4
     assert len(calls) == 5  # one was begun twice
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_an_index_of_another_network_is_built_anew(folder, tmp_path, student, capsys):
-    index = search.index_of(folder, student, tmp_path / "index")
+def test_an_index_of_another_network_is_built_anew(folder, tmp_path, student):
+    index = index_of(folder, student, tmp_path / "index")
     index.about = {**index.about, "network": "another"}
     index.save(tmp_path / "index")
-    assert search.index_of(folder, student, tmp_path / "index").about["network"] == student[1].source
-    assert "made with network 'another'" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="made with network 'another'.*; it is built anew"):
+        assert index_of(folder, student, tmp_path / "index").about["network"] == student[1].source
 
 
 @pytest.mark.filterwarnings("ignore:left out")
@@ -103,49 +148,49 @@ def test_two_folders_of_one_name_have_two_indexes_and_two_pages(tmp_path):
         (tmp_path / place / "photos").mkdir(parents=True)
         for i, part in enumerate((pixels[:200, :200], pixels[-200:, -200:])):
             Image.fromarray(part).save(tmp_path / place / "photos" / f"IMG_{i}.png")
-    pages = {place: search.make(tmp_path / place / "photos", tmp_path / place / "photos" / "IMG_1.png", top=1,
-                                output=tmp_path / "out")[0] for place in "ABA"}
+    pages = {place: cli.search([tmp_path / place / "photos"], tmp_path / place / "photos" / "IMG_1.png", top=1,
+                                output=tmp_path)[0] for place in "ABA"}
     assert pages["A"] != pages["B"]
     for page in pages.values():
         assert "1. IMG_1.png, cosine 1.00" in page.read_text(encoding="utf-8")
-    indexes = [Index.load(file.parent).descriptors for file in (tmp_path / "out").glob("*/index.json")]
+    indexes = [Index.load(file.parent).descriptors for file in (tmp_path / "cache").glob("nmfcore/search/*/index.json")]
     assert len(indexes) == 2 and float((indexes[0] * indexes[1]).sum(1).max()) < 0.99
 
 
 @pytest.fixture
 def described(monkeypatch):
     """The numbers of photographs that were described, call by call."""
-    counts, real = [], search.describe
-    monkeypatch.setattr(search, "describe", lambda maps, *args, **options: (
+    counts, real = [], retrieval.describe
+    monkeypatch.setattr(retrieval, "describe", lambda maps, *args, **options: (
         counts.append(len(maps)) or real(maps, *args, **options)))
     return counts
 
 
 @pytest.mark.filterwarnings("ignore:left out", "ignore:passed over")
 def test_an_edited_photograph_is_described_anew_and_nothing_else(folder, tmp_path, student, described):
-    first = search.index_of(folder, student, tmp_path / "index")
+    first = index_of(folder, student, tmp_path / "index")
     Image.open(folder / "cup.png").rotate(180).save(folder / "cat.png")
-    second = search.index_of(folder, student, tmp_path / "index")
+    second = index_of(folder, student, tmp_path / "index")
     assert described == [4, 1] and sorted(second.names) == sorted(first.names)
-    fresh = search.index_of(folder, student, tmp_path / "fresh")
+    fresh = index_of(folder, student, tmp_path / "fresh")
     for name in fresh.names:
         same = second.descriptors[second.names.index(name)] @ fresh.descriptors[fresh.names.index(name)]
         assert float(same) == pytest.approx(1, abs=1e-4)
-    assert search.index_of(folder, student, tmp_path / "index").names == second.names and described == [4, 1, 4]
+    assert index_of(folder, student, tmp_path / "index").names == second.names and described == [4, 1, 4]
 
 
 @pytest.mark.filterwarnings("ignore:left out", "ignore:passed over")
 def test_an_index_follows_a_folder_that_becomes_another_or_empty(folder, tmp_path, student, described):
-    search.index_of(folder, student, tmp_path / "index")
+    index_of(folder, student, tmp_path / "index")
     for name in ("cat", "cup", "flower", "temple"):
         (folder / f"{name}.png").unlink()
     with pytest.raises(ValueError, match="no image that can be read"):
-        search.index_of(folder, student, tmp_path / "index")
+        index_of(folder, student, tmp_path / "index")
     Image.fromarray(skimage.data.camera()).save(folder / "cat.png")
-    index = search.index_of(folder, student, tmp_path / "index")
+    index = index_of(folder, student, tmp_path / "index")
     assert index.names == ["cat.png"] and index.left_out == ["broken.png"] and described == [4, 1]
     Image.fromarray(skimage.data.moon()).save(folder / "broken.png")  # mended
-    index = search.index_of(folder, student, tmp_path / "index")
+    index = index_of(folder, student, tmp_path / "index")
     assert index.names == ["cat.png", "broken.png"] and index.left_out == []
 
 
@@ -155,13 +200,13 @@ def test_sub_folders_have_an_index_of_their_own(folder, tmp_path, student):
     shutil.copy(folder / "cup.png", folder / "below" / "cup.png")
     (folder / "notes.txt").write_text("no photograph")
     with pytest.warns(UserWarning, match=r"1 file \(notes.txt\) of other kinds and 1 folder \(below\)"):
-        assert "below/cup.png" not in search.index_of(folder, student, tmp_path / "index").names
+        assert "below/cup.png" not in index_of(folder, student, tmp_path / "index").names
     with pytest.warns(UserWarning, match="1 folder"):  # again, where all is known
-        search.index_of(folder, student, tmp_path / "index")
-    page, count = search.make(folder, folder / "cup.png", top=2, recursive=True, output=tmp_path / "out")
+        index_of(folder, student, tmp_path / "index")
+    page, count = cli.search([folder], folder / "cup.png", top=2, recursive=True, output=tmp_path)
     text = page.read_text(encoding="utf-8")
     assert count == 5 and "below/cup.png, cosine 1.00" in text and "Passed over: 1 file (notes.txt)" in text
-    assert search.make(folder, folder / "cup.png", top=2, output=tmp_path / "out")[1] == 4
+    assert cli.search([folder], folder / "cup.png", top=2, output=tmp_path)[1] == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
@@ -171,18 +216,29 @@ def test_an_index_of_names_that_are_no_text(folder, tmp_path, student, described
     query = tmp_path / os.fsdecode(b"na\xefve.png")
     shutil.copy(folder / "cat.png", query)
     for _ in range(2):
-        page, count = search.make(folder, query, top=4, output=tmp_path / "out")
+        page, count = cli.search([folder], query, top=4, output=tmp_path)
         text = page.read_text(encoding="utf-8")
         assert count == 4 and "caf\\xe9\\n.png, cosine" in text and "Query: na\\xefve.png" in text
     assert described == [4, 1, 1]  # the index, and each query
 
 
 @pytest.mark.parametrize(("images", "query", "top", "message"), [
-    ("nowhere", "cup.png", 3, "'nowhere' must be a folder"),
-    (".", "nothing.png", 3, "nothing.png' a photograph"),
-    (".", "cup.png", 0, "TOP=0 matches")])
+    ("nowhere", "cup.png", 3, "'nowhere' is not a folder or file"),
+    (".", "nothing.png", 3, "the query 'nothing.png' is not a file"),
+    (".", "cup.png", 0, "top=0 matches")])
 def test_bad_input_ends_with_a_message(folder, images, query, top, message, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    with pytest.raises(SystemExit):
-        search.main([images, query, str(top)])
-    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["search", images, query, "--top", str(top)])
+    assert stopped.value.code == 1 and re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_files_can_be_searched(folder, tmp_path, described, monkeypatch):
+    files = [folder / f"{name}.png" for name in ("cup", "cat", "broken")]
+    page, count = cli.search(files, folder / "cup.png", output=tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert count == 2 and "1. cup.png, cosine 1.00" in text and "cannot be read: broken.png." in text
+    monkeypatch.chdir(folder)
+    again = [*files[::-1], "cat.png"]  # in another order, and one twice
+    assert cli.search(again, folder / "cup.png", output=tmp_path)[0] == page and described == [2, 1, 1]

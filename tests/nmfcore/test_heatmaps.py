@@ -330,6 +330,83 @@ def test_stability_compares_all_pairs_of_seeds(planted):
         stability(maps, [2], seeds=[0])
 
 
+# --- new images in known concepts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [[(12, 12)] * 6, SIZES])
+def test_the_images_that_were_factorized_get_their_maps_again(sizes):
+    images = mixed(sizes)
+    images = torch.stack(images) if len(set(sizes)) == 1 else images
+    for fit in heatmaps(network(), images, [1, 4], layer="1"):
+        again = fit.of(images)
+        assert isinstance(again.maps, torch.Tensor) == isinstance(fit.maps, torch.Tensor)
+        assert [maps.shape for maps in again.maps] == [maps.shape for maps in fit.maps]
+        assert correlation(again.maps, fit.maps).diagonal().min() > 0.99
+        torch.testing.assert_close(again.factors.error, fit.factors.error, atol=1e-3, rtol=0)
+        assert torch.equal(again.factors.V, fit.factors.V) and again.factors.reason == "tolerance"
+
+
+def test_new_images_are_on_the_scale_of_the_first(planted):
+    """Also through another set, and in another order, of other sizes, one by one."""
+    fit = heatmaps(Planted(), planted, 2, layer="relu")
+    order = match(fit.maps, normalized(planted[:, :2]))
+    new = [2 * planted[2], planted[4], planted[3, :, 2:9, 1:]]
+    found = fit.of(new)
+    for image, maps in zip(new, found.maps, strict=True):
+        peaks = planted[:, :2].amax((0, 2, 3))[:, None, None]
+        torch.testing.assert_close(maps[order], image[:2] / peaks, atol=5e-3, rtol=0)
+    assert max(float(maps.max()) for maps in found.maps) > 1.2
+    assert found.factors.error < 1e-2 and len(found.factors.U) == sum(maps[0].numel() for maps in found.maps)
+    for i, maps in enumerate(found.maps):
+        torch.testing.assert_close(found.of(new[i:i + 1]).maps[0], maps)
+    assert (fit.of(torch.zeros(1, 3, 5, 5)).maps == 0).all() and fit.of(torch.zeros(1, 3, 5, 5)).factors.error == 0
+
+
+def test_the_error_of_new_images_is_that_of_the_whole(monkeypatch):
+    monkeypatch.setattr(sys.modules["nmfcore.heatmaps"], "CHUNK", 100)
+    fit, maps = factorize(random(5, 40, 9, 8), 3), random(4, 40, 7, 8, seed=9)
+    found = fit.of_features(maps)
+    A = to_matrix(maps)
+    assert float(found.factors.error) == pytest.approx(float((A - found.factors.approximation).norm() / A.norm()))
+
+
+def test_new_images_are_seen_as_the_first_were():
+    """By the same layer, its layout, the tokens left out, and preprocessing."""
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            tokens = torch.nn.functional.avg_pool2d(x, 2).flatten(2).mT
+            return self.relu(torch.cat([tokens.mean(1, keepdim=True), tokens], 1))
+
+    pictures = [image.permute(1, 2, 0).numpy() for image in random(4, 3, 12, 10)]
+    fit = heatmaps(Tokens(), pictures[:3], 2, layer="relu", channels="tokens", skip=1, preprocess=lambda x: 2 * x)
+    found = fit.of(pictures[1:])
+    assert found.maps.shape == (3, 2, 6, 5)
+    torch.testing.assert_close(found.maps[:2], fit.maps[1:], atol=2e-2, rtol=0)
+
+
+def test_maps_without_a_model_or_on_disk_are_seen_in_known_concepts(tmp_path):
+    model, images = network(), mixed()
+    features = feature_maps(model, images, layer="1")
+    fit, found = factorize(features, 3), heatmaps(model, images, 3, layer="1").of(images[:4])
+    stored = stored_maps(model, images[:4], tmp_path / "maps", layer="1")
+    for maps in (features[:4], stored):
+        for one, other in zip(fit.of_features(maps).maps, found.maps, strict=True):
+            torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="made by factorize, which knows no model; pass feature maps"):
+        fit.of(images)
+    for wrong, message in ((random(2, 7, 5, 5), "7 channels, and the concepts 12; take them from the layer"),
+                           (-random(2, 12, 5, 5), "must be finite and ≥ 0"), (random(12, 5, 5), "expected .n, C, h, w"),
+                           ([], "no images"), ([random(12, 5, 5), random(5, 5)], "of image 1 are")):
+        with pytest.raises(ValueError, match=message):
+            fit.of_features(wrong)
+    with pytest.raises(ValueError, match="image 0 has shape"):
+        found.of(random(1, 5, 12, 12))
+
+
 # --- hierarchy and foreground -------------------------------------------------------------------------------
 
 

@@ -1,6 +1,5 @@
-"""`make heatmaps`: a folder in, one page out that holds everything; on embedded photographs and without a network."""
+"""`nmfcore heatmaps`: a folder in, one page out that holds everything; on embedded photographs and offline."""
 
-import argparse
 import json
 import os
 import re
@@ -17,22 +16,14 @@ import skimage.data
 import torch
 from bs4 import BeautifulSoup
 from PIL import Image
+from test_site import foreign, mute
 
+from nmfcore import cli, networks, pages
+from nmfcore.heatmaps import COLORS, heatmaps, overlay
+from nmfcore.photographs import Photographs
+
+pytestmark = pytest.mark.filterwarnings("ignore:left out", "ignore:passed over")
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import heatmaps as tool  # noqa: E402
-import photographs_page  # noqa: E402
-from test_site import foreign, mute  # noqa: E402
-
-from nmfcore import networks, pages  # noqa: E402
-from nmfcore.heatmaps import (  # noqa: E402
-    COLORS,
-    heatmaps,
-    overlay,
-)
-from nmfcore.photographs import Photographs  # noqa: E402
-
 NASTY = 'a & b <script>alert("1")<!--.png' if sys.platform != "win32" else "a & b.png"
 
 
@@ -56,6 +47,12 @@ def folder(tmp_path):
     return path
 
 
+def sheet(folder, k, output, **options):
+    """The page and how many photographs are on it; its folder is made."""
+    output.mkdir(exist_ok=True)
+    return cli.heatmaps([folder], k=k, output=output, **options)
+
+
 def pictures(figure):
     """The pictures inside a figure as arrays (H, W, 3)."""
     addresses = [image["src"] for image in figure("img")]
@@ -65,22 +62,25 @@ def pictures(figure):
 
 def test_the_page_shows_every_photograph_and_needs_nothing_else(folder, tmp_path, capsys):
     before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
-    file, count = tool.make(folder, 2, output=tmp_path / "out")
-    assert file.name == "my photographs_K2.html" and [path.name for path in file.parent.iterdir()] == [file.name]
+    (tmp_path / "out").mkdir()
+    cli.main(["heatmaps", str(folder), "-k", "2", "-o", str(tmp_path / "out")])
+    [file] = (tmp_path / "out").iterdir()
+    assert file.name == "heatmaps_my photographs_K2.html"
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
-    said = capsys.readouterr().err
-    assert re.search(r"warning: left out: .*torn\.jpg cannot be read", said) and "4/4" in said
+    said = capsys.readouterr()
+    assert re.search(r"(?m)^warning: left out: .*torn\.jpg cannot be read", said.err) and "4/4" in said.err
+    assert re.fullmatch(rf"4 photographs in \d+ s: {re.escape(str(file))}\n", said.out)
     text = file.read_text(encoding="utf-8")
     page = BeautifulSoup(text, "html.parser")
     assert not foreign(text) and not page("script") and not page("link") and str(tmp_path) not in text
-    assert count == 4 and [caption.text for caption in page("figcaption")] == [NASTY, "b.jpg", "grey.png", "pixel.png"]
+    assert [caption.text for caption in page("figcaption")] == [NASTY, "b.jpg", "grey.png", "pixel.png"]
     assert "Left out, as they cannot be read: torn.jpg." in page.text and "student" in page.text
     assert all(NASTY in image["alt"] for image in page("figure")[0]("img"))
     assert mute(f"<article>{page.main}</article>") == []
 
 
 def test_pictures_are_the_photograph_the_overlay_and_one_per_mask(folder, tmp_path):
-    file, _ = tool.make(folder, 3, output=tmp_path)
+    file, _ = sheet(folder, 3, tmp_path)
     model, preprocess = networks.pretrained("student")
     with pytest.warns(UserWarning, match="torn"):
         photographs = Photographs(folder, side=224, preprocess=preprocess)
@@ -111,7 +111,7 @@ def test_a_mask_picture_fades_what_is_outside_and_tells_the_share():
 
 
 def test_the_same_folder_gives_the_same_page(folder, tmp_path):
-    first, second = (tool.make(folder, 2, seed=5, output=tmp_path / name)[0].read_bytes() for name in "ab")
+    first, second = (sheet(folder, 2, tmp_path / name, seed=5)[0].read_bytes() for name in "ab")
     assert first == second
 
 
@@ -131,15 +131,16 @@ def test_an_interrupted_page_leaves_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize("name, K, message", [
-    ("missing", "3", "is not a folder"), ("", "3", "is not a folder"), ("file.png", "3", "is not a folder"),
+    ("missing", "3", "is not a folder"), ("", "3", "is not a folder"),
+    ("file.png", "3", "no image that can be read"),
     ("empty", "3", "no image that can be read"), ("empty", "0", "take 1 to 8"), ("empty", "9", "take 1 to 8")])
 def test_bad_input_is_an_error_that_says_what_to_do(tmp_path, capsys, name, K, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(SystemExit) as stopped:
-        tool.main([str(tmp_path / name) if name else "", K])
+        cli.main(["heatmaps", "-o", str(tmp_path), "-k", K, "--", str(tmp_path / name) if name else ""])
     assert stopped.value.code == 1
-    assert re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
+    assert re.search(f"^(warning: .*\n)?error: .*{message}.*\n$", capsys.readouterr().err)
 
 
 def test_two_folders_of_one_name_have_two_pages(tmp_path):
@@ -147,36 +148,75 @@ def test_two_folders_of_one_name_have_two_pages(tmp_path):
     for place, pixels in (("A", skimage.data.camera()), ("B", skimage.data.chelsea())):
         (tmp_path / place / "photos").mkdir(parents=True)
         Image.fromarray(pixels).save(tmp_path / place / "photos" / f"of {place}.png")
-    first, second = (tool.make(tmp_path / place / "photos", 1, output=tmp_path / "out")[0] for place in "AB")
-    assert first.name == "photos_K1.html" and re.fullmatch("photos_K1_[0-9a-f]{8}.html", second.name)
+    first, second = (sheet(tmp_path / place / "photos", 1, tmp_path / "out")[0] for place in "AB")
+    assert first.name == "heatmaps_photos_K1.html"
+    assert re.fullmatch("heatmaps_photos_K1_[0-9a-f]{8}.html", second.name)
     assert "of A.png" in first.read_text(encoding="utf-8") and "of B.png" in second.read_text(encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "B" / "photos")
-    assert tool.make(tmp_path / "B" / ".." / "B" / "photos", 1, output=tmp_path / "out")[0] == second
-    assert tool.make(tmp_path / "link", 1, output=tmp_path / "out")[0] == second
-    assert tool.make(tmp_path / "A" / "photos", 1, output=tmp_path / "out")[0] == first
+    assert sheet(tmp_path / "B" / ".." / "B" / "photos", 1, tmp_path / "out")[0] == second
+    assert sheet(tmp_path / "link", 1, tmp_path / "out")[0] == second
+    assert sheet(tmp_path / "A" / "photos", 1, tmp_path / "out")[0] == first
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_a_page_of_unknown_origin_is_left_alone(folder, tmp_path):
-    page = tmp_path / "my photographs_K1.html"
+    page = tmp_path / "heatmaps_my photographs_K1.html"
     page.write_text("of an earlier version")
-    assert tool.make(folder, 1, output=tmp_path)[0] != page
+    assert sheet(folder, 1, tmp_path)[0] != page
     assert page.read_text() == "of an earlier version"
+
+
+def test_a_page_can_be_named(folder, tmp_path, capsys):
+    page = tmp_path / "out.html"
+    for k in ("1", "2"):  # its own page is written again
+        cli.main(["heatmaps", str(folder), "-k", k, "-o", str(page)])
+    assert "K = 2" in page.read_text(encoding="utf-8") and sorted(tmp_path.iterdir()) == [folder, page]
+    page.write_text("mine")
+    capsys.readouterr()
+    for name, message in (("out.html", "was not written by nmfcore"), ("no/out.html", "is not there; make it"),
+                          ("no/", "is not there; make it")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["heatmaps", str(folder), "-o", f"{tmp_path}/{name}"])
+        assert stopped.value.code == 1 and re.search(f"^error: .*{message}.*\n$", capsys.readouterr().err)
+    assert page.read_text() == "mine"
+
+
+def test_without_a_name_the_page_is_in_the_current_folder(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    cli.main(["heatmaps", ".", "-k", "1"])
+    assert capsys.readouterr().out.endswith(" s: heatmaps_my photographs_K1.html\n")
+    assert (folder / "heatmaps_my photographs_K1.html").is_file()
+
+
+def test_files_of_several_folders(folder, tmp_path, capsys):
+    """They are named as seen from the folder that holds them all, and each set has its own page."""
+    (tmp_path / "other").mkdir()
+    shutil.copy(folder / "b.jpg", tmp_path / "other" / "b.jpg")
+    files = [folder / "b.jpg", tmp_path / "other" / "b.jpg", folder / "grey.png", folder / "b.jpg"]
+    file, count = cli.heatmaps(files, k=1, output=tmp_path)
+    page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+    captions = [caption.text for caption in page("figcaption")]
+    assert count == 3 and captions == ["my photographs/b.jpg", "other/b.jpg", "my photographs/grey.png"]
+    assert cli.heatmaps([files[2], *files[:2]], k=1, output=tmp_path)[0] == file
+    assert cli.heatmaps(files[:2], k=1, output=tmp_path)[0] != file
+    for wrong, message in (([folder, files[0]], "is a folder among 2 PHOTOS"), ([files[0], ""], "'' is not a folder"),
+                           ([files[0], tmp_path / "c"], "c' is not a folder or file")):
+        with pytest.raises(ValueError, match=message):
+            cli.heatmaps(wrong, output=tmp_path)
 
 
 def test_sub_folders_are_on_the_page_when_asked_for_and_named_when_not(folder, tmp_path, capsys):
     (folder / "below").mkdir()
     Image.fromarray(skimage.data.coffee()).save(folder / "below" / "cup.png")
-    alone, few = tool.make(folder, 1, output=tmp_path)
-    assert few == 4 and "folder (below), which recursive=True" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=r"folder \(below\), which recursive=True"):
+        alone, few = sheet(folder, 1, tmp_path)
+    assert few == 4
     text = BeautifulSoup(alone.read_text(encoding="utf-8"), "html.parser").text
     assert "Passed over: 1 file (notes.txt) of other kinds and 1 folder (below)" in text
-    tool.main(["--recursive", "1", str(folder), "1"])
-    whole, many = tool.make(folder, 1, recursive=True, output=tmp_path)
+    cli.main(["heatmaps", "--recursive", str(folder), "-k", "1", "-o", str(tmp_path)])
+    whole, many = sheet(folder, 1, tmp_path, recursive=True)
     assert many == 5 and whole != alone and "below/cup.png" in whole.read_text(encoding="utf-8")
-    with pytest.raises(SystemExit):
-        tool.main(["--recursive", "yes", str(folder), "1"])
-    assert "'yes' is not 1" in capsys.readouterr().err
+    assert str(whole) in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
@@ -187,12 +227,13 @@ def test_a_page_of_names_that_are_no_text(tmp_path, capfdbinary):
         with open(os.path.join(folder, name), "wb") as file:
             if b"torn" not in name:
                 Image.fromarray(skimage.data.camera()[:64, :64]).save(file, "png")
-    file, count = tool.make(os.fsdecode(folder), 1, output=tmp_path / "out")
+    file, count = sheet(os.fsdecode(folder), 1, tmp_path / "out")
     text = file.read_text(encoding="utf-8")
     assert count == 2 and all(name in text for name in ("ol\\xe9.png", "two\\nlines.png", "torn\\xe9.png"))
-    assert file.name.isprintable() and file.name.startswith("caf\\xe9\\nKate's $x long") and len(file.name) < 120
-    photographs_page.run(argparse.ArgumentParser(), lambda **_: (Path(os.fsdecode(folder)), 2), [])
-    assert b"2 photographs in 0 s: " in capfdbinary.readouterr().out
+    assert file.name.isprintable() and len(file.name) < 125
+    assert file.name.startswith("heatmaps_caf\\xe9\\nKate's $x long")
+    cli.main(["heatmaps", os.fsdecode(folder), "-k", "1", "-o", os.fsdecode(folder)])
+    assert re.search(rb"2 photographs in \d+ s: .*caf\\xe9\\nKate's", capfdbinary.readouterr().out)
 
 
 # --- the make targets ---------------------------------------------------------------------------------------
@@ -226,14 +267,18 @@ def dry_make(tmp_path):
 
 def test_make_passes_the_folder_and_k_on(dry_make):
     """To the letter, given by itself or by the environment."""
-    options = ["--seed", "0", "--device", "cpu", "--recursive"]
+    def called(command, *rest):
+        return ["-m", "nmfcore", command, "-o", f"_build/{command}", "--seed", "0", "--device", "cpu", *rest]
+
     odd = ("$HOME $(shell id) $$", '"`id`" \\ # ; & * \t', "two\nlines", "größe")
     for name in ("my photographs", "Kate's photos", *odd):
-        called = ["tools/heatmaps.py", *options, "", "--", name, "5"]
-        assert dry_make("heatmaps", f"IMAGES={name}", "K=5") == dry_make("heatmaps", "K=5", IMAGES=name) == called
-        called = ["tools/search.py", *options, "1", "--", name, f"{name}.jpg", "7"]
-        assert dry_make("search", f"IMAGES={name}", f"QUERY={name}.jpg", "TOP=7", "RECURSIVE=1") == called
-    assert dry_make("heatmaps") == ["tools/heatmaps.py", *options, "", "--", "", "3"]
+        wanted = called("heatmaps", "-k", "5", "--", name)
+        assert dry_make("heatmaps", f"IMAGES={name}", "K=5") == dry_make("heatmaps", "K=5", IMAGES=name) == wanted
+        wanted = called("search", "--recursive", "--top", "7", "--", name, f"{name}.jpg")
+        assert dry_make("search", f"IMAGES={name}", f"QUERY={name}.jpg", "TOP=7", "RECURSIVE=1") == wanted
+    assert dry_make("heatmaps", "RECURSIVE=0") == called("heatmaps", "-k", "3", "--", "")
+    with pytest.raises(AssertionError, match="RECURSIVE=yes is neither 1"):
+        dry_make("heatmaps", "RECURSIVE=yes")
 
 
 def test_make_passes_every_other_value_on_to_the_letter(dry_make):
