@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import scipy.io
-import skimage.draw
 import torch
 from PIL import Image
 from scipy.io.matlab import MatReadError
@@ -328,6 +327,8 @@ def pascal_part(name: str, merged: Mapping[str, str], *, year: int = 2010) -> Ma
 
 def _drawn(polygons, parts, size):
     """(T, H, W) bool; where polygons overlap, the later one is in front."""
+    import skimage.draw  # here, since a machine that only measures does without it
+
     front = np.full(size, -1)
     for polygon in polygons:
         front[skimage.draw.polygon2mask(size, np.array(polygon["points"])[:, ::-1])] = parts.index(polygon["part"])

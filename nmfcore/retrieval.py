@@ -18,9 +18,11 @@ from .gate import described, is_dense, listed
 from .segmentation import Box, box
 from .solver import nmf
 
-METHODS = {"mac": "MAC", "rmac": "R-MAC", "crow": "CroW", "cam": "CAM", "nmf_v": "NMF V", "nmf_vu": "NMF V·U"}
+METHODS = {"mac": "MAC", "gem": "GeM", "rmac": "R-MAC", "crow": "CroW", "cam": "CAM", "nmf_v": "NMF V",
+           "nmf_vu": "NMF V·U"}
 INSIDE = 0.75  # section 5.3.1: the share of a query's heatmap that has to lie in its box
 TOP = 0.3  # section 5.3.2: the share of a photograph that is taken for the match
+POWER = 3.0  # of GeM, where it is not learned
 RANK = 4  # as in figure 5.9; the text gives no other
 
 
@@ -43,7 +45,8 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
         method:
 
             - "mac": the maximum of each channel, one row (Tolias et al. 2016).
-            - "rmac": the same in each of `rmac_regions`.
+            - "gem": the generalized mean of each channel, with power 3, one row (Radenović, Tolias and Chum 2018).
+            - "rmac": as "mac", in each of `rmac_regions`.
             - "crow": one row, the sum over positions weighted by (S / ‖S‖)^½, S the sum over channels, times
               `channel_weights` (Kalantidis et al. 2016).
             - "cam": one row for each of an image's `maps` (k, h, w), the sum over positions weighted by the map, times
@@ -84,6 +87,8 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
         raise ValueError(f"maps are for method 'cam', which needs them; method is {method!r}")
     if method == "mac":
         rows = [each.amax((1, 2))[None] for each in features]
+    elif method == "gem":
+        rows = [each.pow(POWER).mean((1, 2))[None].pow(1 / POWER) for each in features]
     elif method == "rmac":
         rows = [torch.stack([each[:, y:y + side, x:x + side].amax((1, 2))
                              for y, x, side in rmac_regions(*each.shape[1:])]) for each in features]
@@ -152,22 +157,55 @@ def _crow(features):
 
 
 def _factor_rows(features, method, rank, boxes, sizes, seed):
-    rows: list[Tensor] = [torch.empty(0)] * len(features)
+    rows = []
+    for i, (heat, V) in enumerate(image_factors(features, rank, seed=seed)):
+        if boxes is not None and boxes[i] is not None:
+            kept = in_box(heat, boxes[i], sizes[i], f"image {i}")
+            heat, V = heat[kept], V[kept]
+        rows.append(mixed(heat, V) if method == "nmf_vu" else V)
+    return rows
+
+
+@isolated()
+def image_factors(features: Maps, rank: int, *, solver: str = "hals", max_iter: int | None = None,
+                  seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """n × heatmaps (K, h, w) of length 1 and V (K, C) of each image by itself, its channels weighted (eq. 5.4).
+
+    Args:
+        features: n maps (C, h, w) ≥ 0.
+        rank: K.
+        solver, max_iter, seed: as for `nmf`.
+
+    Example:
+        >>> heat, V = image_factors(torch.rand(2, 16, 7, 9), 4)[0]
+        >>> heat.shape, V.shape
+        (torch.Size([4, 7, 9]), torch.Size([4, 16]))
+    """
+    factors: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(features)
     for places in of_one_shape(features, _AT_ONCE):  # one batched factorization
         h, w = features[places[0]].shape[1:]
         A = torch.stack([features[i] * channel_weights(features[i])[:, None, None] for i in places])
-        found = nmf(A.flatten(2).mT, rank, seed=seed)
-        for i, U, V in zip(places, found.U, found.V, strict=True):
+        fit = nmf(A.flatten(2).mT, rank, solver=solver, max_iter=max_iter, seed=seed)
+        for i, U, V in zip(places, fit.U, fit.V, strict=True):
             length = U.norm(dim=0)
             U, V = U / length.clamp(min=torch.finfo(U.dtype).tiny), V * length[:, None]
-            if boxes is not None and boxes[i] is not None:
-                kept = _in_box(U.mT.reshape(-1, h, w), boxes[i], sizes[i], f"image {i}")
-                U, V = U[:, kept], V[kept]
-            if method == "nmf_vu":
-                smooth = normalize(conv2d(U.mT.reshape(-1, 1, h, w), _gaussian(U), padding=6).flatten(1), dim=1)
-                V = smooth @ smooth.mT @ V
-            rows[i] = V
-    return rows
+            factors[i] = U.mT.reshape(-1, h, w), V
+    return factors
+
+
+def mixed(heat: Tensor, V: Tensor) -> Tensor:
+    """Û Ûᵀ V (K, C): each row of V takes in those whose heatmaps lie beside its own (eq. 5.5 to 5.7).
+
+    Args:
+        heat: (K, h, w), as `image_factors` gives them.
+        V: (K, C).
+
+    Example:
+        >>> mixed(torch.rand(4, 7, 9), torch.rand(4, 16)).shape
+        torch.Size([4, 16])
+    """
+    smooth = normalize(conv2d(heat[:, None], _gaussian(heat), padding=6).flatten(1), dim=1)
+    return smooth @ smooth.mT @ V
 
 
 def _gaussian(like):
@@ -209,8 +247,24 @@ def share_inside(maps: Tensor, corners: Box, size: tuple[int, int]) -> Tensor:
     return torch.where(total > 0, (maps * weights).sum((1, 2)) / total.clamp(min=torch.finfo(maps.dtype).tiny), 0)
 
 
-def _in_box(maps, corners, size, what):
-    """Places of the factors that belong to a query's box."""
+def in_box(maps: Tensor, corners: Box, size: tuple[int, int], what: str = "the query") -> Tensor:
+    """Places of the maps with over 75 % of their sum in a box of their image.
+
+    If there is none, a warning says so, and the place of the one that comes closest is given.
+
+    Args:
+        maps: (K, h, w) ≥ 0 of one image.
+        corners, size: as for `share_inside`.
+        what: the image is called in the warning.
+
+    Raises:
+        ValueError: a box that is not inside the image.
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 1.0]], [[0.1, 0.9]]])
+        >>> in_box(maps, (16, 0, 31, 15), size=(16, 32))  # the right half
+        tensor([1])
+    """
     share = share_inside(maps, corners, size)
     kept = (share > INSIDE).nonzero().flatten()
     if len(kept):
@@ -332,7 +386,7 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
         >>> locate(maps, 0, (0, 0, 19, 19), [(32, 32), (32, 32)])
         [(0, 0, 16, 16), (15, 15, 31, 31)]
     """
-    kept = _in_box(maps[query], corners, sizes[query], f"image {query}")
+    kept = in_box(maps[query], corners, sizes[query], f"image {query}")
     found = []
     for each, size in zip(maps, sizes, strict=True):
         mean = each[kept].mean(0)[None, None]

@@ -427,7 +427,7 @@ def test_a_faiss_index_of_fewer_images_is_refused():
 
 def test_without_faiss_the_cure_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ModuleNotFoundError, match="pip\ install\ 'nmfcore\[faiss\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'nmfcore\[faiss\]'"):
         index().faiss()
 
 
@@ -496,6 +496,14 @@ def test_the_official_oxford_queries():
         best = [*query.positives, *query.junk, "another"]
         assert average_precision(best, query.positives, query.junk) == 1
         assert average_precision(["a third", *best], query.positives, query.junk) < 1
+
+
+def test_gem_is_the_power_mean_and_lies_between_mean_and_maximum():
+    features = torch.rand(2, 5, 4, 6)
+    for maps, rows in zip(features, describe(features, "gem"), strict=True):
+        mean = maps.pow(3).mean((1, 2)).pow(1 / 3)
+        torch.testing.assert_close(rows[0], mean / mean.norm())
+        assert (maps.mean((1, 2)) <= mean).all() and (mean <= maps.amax((1, 2))).all()
 
 
 def test_rmac_overlap_on_a_long_map():
