@@ -326,7 +326,8 @@ def site(root, notebooks):
     for folder in (stage, output):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / "book", stage / "book", ignore=shutil.ignore_patterns("*.md"))
-    shutil.copy(root / "_toc.yml", stage)
+    for name in ("_toc.yml", "CHANGELOG.md"):
+        shutil.copy(root / name, stage)
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     repository = os.environ.get("GITHUB_REPOSITORY")

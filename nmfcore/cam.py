@@ -47,12 +47,22 @@ def cam(model: nn.Module, images: Images, classes: int | Sequence[int], *, layer
         channels: str | None = None, skip: int = 0, preprocess: Preprocess = None, batch_size: int = 16) -> Maps:
     """Maps (n, 1, h, w), or n × (1, h, w), ≥ 0, for a network that ends in global average pooling.
 
-    images, channels, skip, preprocess: as for `feature_maps`. classes: one for all images, or one per image.
-    layer: the last feature maps. classifier: the `nn.Linear` or 1 × 1 `nn.Conv2d` behind them, whose row c weighs
-    their channels for class c: "layer4" and "fc" of a ResNet, "features" and "classifier.1" of a SqueezeNet. Its bias
-    is the same everywhere and left out. Both by name, or as the module itself.
+    Args:
+        model, images, channels, skip, preprocess, batch_size: as for `feature_maps`.
+        classes: one for all images, or one per image.
+        layer: the last feature maps, by name or as the module itself.
+        classifier: the `nn.Linear` or 1 × 1 `nn.Conv2d` behind them, by name or as the module itself, whose row c
+            weighs their channels for class c: "layer4" and "fc" of a ResNet, "features" and "classifier.1" of a
+            SqueezeNet. Its bias is the same everywhere and left out.
 
-    Raises ValueError for a classifier that does not fit the layer, a class it does not have, and as `feature_maps`.
+    Raises:
+        ValueError: a classifier that does not fit the layer, a class it does not have, and as `feature_maps`.
+
+    Example:
+        >>> head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
+        >>> cam(model, torch.rand(2, 3, 18, 18), 4, layer="1", classifier="4").shape
+        torch.Size([2, 1, 16, 16])
     """
     network = unwrapped(model)
     module = find_layer(network, classifier).module
@@ -76,12 +86,23 @@ def grad_cam(model: nn.Module, images: Images, classes: int | Sequence[int] | No
     """Maps (n, 1, h, w), or n × (1, h, w), ≥ 0, for any classifier whose output is (n, classes), before softmax.
 
     Channels of `layer` are weighed by the mean over positions of the derivative of the image's class score. The model
-    is run in evaluation mode and left as it was. images, channels, skip, preprocess: as for `feature_maps`; output: as
-    for `accuracy_curve`; classes: as for `cam`; without classes, each image's is the one that the model scores highest.
-    A module that runs several times is taken at its first.
+    is run in evaluation mode and left as it was. A module that runs several times is taken at its first.
 
-    Raises ValueError for a layer that does not give feature maps (n, C, h, w) or on which the scores do not depend,
-    for a class the model does not have, and for a model that gives no scores of classes.
+    Args:
+        model, images, channels, skip, preprocess, batch_size: as for `feature_maps`.
+        classes: one for all images, or one per image; without, each image's is the one that the model scores highest.
+        layer: that gives feature maps, by name or as the module itself.
+        output: as for `accuracy_curve`.
+
+    Raises:
+        ValueError: a layer that does not give feature maps (n, C, h, w) or on which the scores do not depend, a class
+            the model does not have, and a model that gives no scores of classes.
+
+    Example:
+        >>> head = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
+        >>> grad_cam(model, torch.rand(2, 3, 18, 18), [0, 4], layer="1").shape
+        torch.Size([2, 1, 16, 16])
     """
     model, images = unwrapped(model), image_set(images, preprocess)
     check_channels(channels, skip)
@@ -139,11 +160,23 @@ def predicted_grad_cam(tail: nn.Module, features: Maps, top: int, *, output: Out
                        batch_size: int = 8) -> list[Tensor]:
     """Grad-CAM of the classes that a network itself predicts, from feature maps that are there already.
 
-    tail: what follows those maps in the network, up to scores (n, classes) before softmax; run in evaluation mode.
-    features: n maps (C, h, w). Returns n × (top, h, w) ≥ 0, for the `top` classes of highest score, best first, on
-    the tail's device.
+    Args:
+        tail: what follows those maps in the network, up to scores (n, classes) before softmax; run in evaluation mode.
+        features: n maps (C, h, w).
+        top: how many classes of highest score.
+        output: as for `accuracy_curve`.
+        batch_size: images that go through the tail at a time.
 
-    Raises ValueError for fewer classes than `top`, and scores that do not depend on the maps.
+    Returns:
+        n × (top, h, w) ≥ 0, best class first, on the tail's device.
+
+    Raises:
+        ValueError: fewer classes than `top`, and scores that do not depend on the maps.
+
+    Example:
+        >>> tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> [maps.shape for maps in predicted_grad_cam(tail, torch.rand(2, 8, 7, 7), 3)]
+        [torch.Size([3, 7, 7]), torch.Size([3, 7, 7])]
     """
     check_maps(features)
     check_counts(batch_size=batch_size)

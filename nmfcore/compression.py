@@ -1,5 +1,7 @@
 """How much of a layer a network needs: its accuracy when activations are replaced by approximations of rank K.
 
+::
+
     batches = class_batches(labels, size=50)
     curve = accuracy_curve(model, "conv4_1", [inputs[i] for i in batches], [labels[i] for i in batches])
     curve.auc  # near 1: a few parts per class are enough; lower: samples of one class are told apart
@@ -59,16 +61,25 @@ class _Negative(ValueError):
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy of a network over the rank K to which one or more layers are compressed, from K = 0 to their width."""
+    """Accuracy of a network over the rank K to which one or more layers are compressed, from K = 0 to their width.
 
-    ranks: tuple[int, ...]  # R of them, rising, from 0 to `width`
-    accuracy: Tensor  # (batches, R)
-    error: Tensor  # (layers, batches, R) ‖A − Ã‖_F / ‖A‖_F of the activations A that reach a layer; 0 where A is 0
-    norm: Tensor  # (layers, batches, R) ‖A‖_F, which depends on K behind the first layer
-    baseline: Tensor  # (batches,) accuracy without any change
-    limit: int  # the rank from which approximations are exact; the width where they never are (k-means with fewer
-    # centroids than rows)
-    unconverged: int  # NMF problems that stopped at the limit of iterations
+    Example:
+        >>> accuracy = torch.tensor([[0.1, 0.8, 1.0, 1.0]])  # of one batch
+        >>> error = torch.tensor([[[1.0, 0.3, 0.0, 0.0]]])
+        >>> norm, baseline = torch.ones(1, 1, 4), torch.ones(1)
+        >>> curve = Curve((0, 1, 2, 4), accuracy, error, norm, baseline, limit=2, unconverged=0)
+        >>> round(curve.auc, 4), round(curve.limit_auc, 4)
+        (0.8375, 0.675)
+    """
+
+    ranks: tuple[int, ...]  #: R of them, rising, from 0 to `width`
+    accuracy: Tensor  #: (batches, R)
+    error: Tensor  #: (layers, batches, R) ‖A − Ã‖_F / ‖A‖_F of the activations A that reach a layer; 0 where A is 0
+    norm: Tensor  #: (layers, batches, R) ‖A‖_F, which depends on K behind the first layer
+    baseline: Tensor  #: (batches,) accuracy without any change
+    #: rank from which approximations are exact; the width where they never are (k-means with fewer centroids than rows)
+    limit: int
+    unconverged: int  #: NMF problems that stopped at the limit of iterations
 
     @property
     def width(self) -> int:
@@ -77,7 +88,7 @@ class Curve:
 
     @property
     def auc(self) -> float:
-        """Area under the accuracy curve, averaged over batches and divided by the layer's width: at most 1."""
+        """Area under the accuracy curve, averaged over batches and divided by the layer's width; at most 1."""
         return float(area(self.accuracy, self.ranks).mean()) / self.width
 
     @property
@@ -93,17 +104,44 @@ class Curve:
 
 
 def area(values: Tensor, ranks: Sequence[int]) -> Tensor:
-    """(…) Area under values (…, R) over ranks, by trapezoids."""
+    """Area under values (…, R) over R ranks, by trapezoids: (…) in float64.
+
+    Example:
+        >>> area(torch.tensor([0.0, 1.0, 1.0]), [0, 2, 4])
+        tensor(3., dtype=torch.float64)
+    """
     return torch.trapezoid(values.double(), torch.tensor(ranks, dtype=torch.float64, device=values.device), dim=-1)
 
 
 def powers_of_two(width: int) -> list[int]:
-    """1, 2, 4, ... up to `width`: a coarse grid of ranks."""
+    """1, 2, 4, ... up to `width`: a coarse grid of ranks.
+
+    Example:
+        >>> powers_of_two(10)
+        [1, 2, 4, 8]
+    """
     return [2 ** i for i in range(width.bit_length())]
 
 
 def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tensor]:
-    """Indices of one batch per class, `size` samples drawn without replacement; all of a class that has fewer."""
+    """Indices of one batch per class, `size` samples drawn without replacement; all of a class that has fewer.
+
+    Args:
+        labels: (n,) integers.
+        size: samples of each class, at most.
+        seed: of the draw.
+
+    Returns:
+        One tensor of indices into `labels` for each class, in the order of the labels' values.
+
+    Raises:
+        ValueError: no labels, labels that are no integers, and a size below 1.
+
+    Example:
+        >>> batches = class_batches(torch.tensor([1, 0, 1, 0, 0]), size=3)
+        >>> [sorted(batch.tolist()) for batch in batches]
+        [[1, 3, 4], [0, 2]]
+    """
     labels = _counted(labels, size)
     generator = torch.Generator().manual_seed(seed)
     of_class = [(labels == c).nonzero()[:, 0] for c in labels.unique().tolist()]
@@ -111,7 +149,21 @@ def class_batches(labels: Tensor, size: int = 50, *, seed: int = 0) -> list[Tens
 
 
 def mixed_batches(labels: Tensor, size: int = 50, *, count: int = 10, seed: int = 0) -> list[Tensor]:
-    """Indices of `count` batches, each of `size` samples of any class, drawn without replacement."""
+    """Indices of `count` batches, each of `size` samples of any class, drawn without replacement.
+
+    Args:
+        labels: (n,) integers.
+        size: samples of each batch; all n where there are fewer.
+        count: of batches, which may share samples.
+        seed: of the draw.
+
+    Raises:
+        ValueError: no labels, labels that are no integers, and a size or count below 1.
+
+    Example:
+        >>> [len(batch) for batch in mixed_batches(torch.arange(100) % 10, size=30, count=2)]
+        [30, 30]
+    """
     labels = _counted(labels, size)
     check_counts(count=count)
     generator = torch.Generator().manual_seed(seed)
@@ -132,6 +184,10 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
                    batch_size: int | None = None, tol: float = 1e-3, seed: int = 0) -> Curve:
     """Compress layers to each of `ranks` and run the rest of the network on the result (thesis eq. 3.21).
 
+    At the first layer all ranks of all batches are one call of `nmf`; behind it the batches of each rank are, as what
+    arrives there depends on the rank. Activations (n, C, H, W) become matrices (n·H·W, C). What comes before the first
+    layer runs once.
+
     Args:
         model: gives (n, classes) logits. It is run in evaluation mode and left as it was.
         layers: a layer, by name or as the module itself, or several, which are compressed one after another in one
@@ -150,17 +206,24 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
         batch_size: samples that go through the model at a time, as far as whole batches allow. Default: all, where
             the outputs of all layers up to the last of `layers` fit into 2 GB, else as many as do.
         tol: of `nmf`. Ten times its default: accuracy hardly depends on the last digits of the error.
+        seed: of the factorizations, and of the channels kept.
 
     Returns:
         `Curve`, on the CPU. A sample without finite logits, as a network may give at low ranks, is not right.
 
-    At the first layer all ranks of all batches are one call of `nmf`; behind it the batches of each rank are, as what
-    arrives there depends on the rank. Activations (n, C, H, W) become matrices (n·H·W, C). What comes before the first
-    layer runs once.
+    Raises:
+        ValueError: a layer that the model does not have, that is not reached, runs more than once (name the block
+            around it) or whose output cannot be a matrix; negative activations with NMF; ranks outside 0..width;
+            batches that do not fit together, labels that no logit has, a single logit, logits that are not finite.
 
-    Raises ValueError for a layer that the model does not have, that is not reached, runs more than once (name the
-    block around it) or whose output cannot be a matrix, for negative activations with NMF, for ranks outside 0..width,
-    for batches that do not fit together, labels that no logit has, a single logit and logits that are not finite.
+    Example:
+        >>> model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> inputs, labels = torch.rand(30, 20), torch.arange(30) % 3
+        >>> curve = accuracy_curve(model, "1", inputs, labels, ranks=[1, 2, 4, 8])
+        >>> curve.ranks, curve.accuracy.shape
+        ((0, 1, 2, 4, 8, 16), torch.Size([1, 6]))
+        >>> bool(curve.accuracy[0, -1] == curve.baseline[0])  # full rank changes nothing
+        True
     """
     model = unwrapped(model)
     check_channels(channels, skip)
@@ -252,7 +315,20 @@ def _bytes(model, layers, sample):
 
 
 def widths(model: nn.Module, layers: Sequence[Layer], sample: Tensor, channels: str | None, skip: int) -> list[int]:
-    """Channels or units of layers, from one sample (1, ...)."""
+    """Channels or units of layers, from one sample (1, ...).
+
+    Args:
+        model: the network, unwrapped.
+        layers: as `gate.find_layers` returns them.
+        sample: (1, ...) one input.
+        channels, skip: as for `accuracy_curve`.
+
+    Example:
+        >>> from nmfcore.gate import find_layers
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+        >>> widths(model, find_layers(model, ["0", "2"]), torch.rand(1, 3, 8, 8), None, 0)
+        [8, 5]
+    """
     evidence: dict = {}
     with running(model):
         outputs = first_outputs(model, layers, ready(model, sample), evidence=evidence)

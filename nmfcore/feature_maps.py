@@ -53,16 +53,33 @@ def feature_maps(model: nn.Module, images: Images, *, layer: LayerName, channels
                  preprocess: Preprocess = None, batch_size: int = 16, progress: bool = False) -> Tensor | list[Tensor]:
     """Activations of one layer for an image set: maps of C channels, on the model's device.
 
-    model: any `nn.Module`; run in evaluation mode and left as it was. layer: the name of a ReLU in it, or the module
-    itself; one that runs several times is taken at its first.
-    images: already normalized as the model expects, unless there is a `preprocess`: it gets each image as RGB (3, H, W)
-    in [0, 1], or, if it takes no tensors, as a PIL image. Images of one size share batches; every image keeps its own
-    size and proportions, and nothing is padded. progress: show a bar.
-    channels: "last" for a layer that gives (n, H, W, C), "tokens" for (n, T, C), whose tokens without the first `skip`
-    (class token, registers) are square patches of the image, row by row; asked for where `gate.layout` is in doubt.
+    Images of one size share batches; every image keeps its own size and proportions, and nothing is padded.
 
-    Raises ValueError for an empty set, what is not an image or too small for the network, and when the layer's output
-    is not a non-negative feature map.
+    Args:
+        model: any `nn.Module`; run in evaluation mode and left as it was.
+        images: an image set, already normalized as the model expects, unless there is a `preprocess`.
+        layer: the name of a ReLU in the model, or the module itself; one that runs several times is taken at its first.
+        channels: "last" for a layer that gives (n, H, W, C), "tokens" for (n, T, C), whose tokens without the first
+            `skip` are square patches of the image, row by row; asked for where `gate.layout` is in doubt.
+        skip: tokens in front that stand for no place: class token, registers.
+        preprocess: gets each image as RGB (3, H, W) in [0, 1], or, if it takes no tensors, as a PIL image.
+        batch_size: images that go through the model at a time.
+        progress: show a bar.
+
+    Returns:
+        (n, C, h, w) where all images have one size, else a list of n tensors (C, h_i, w_i); float32 or float64, ≥ 0.
+
+    Raises:
+        ValueError: an empty set, what is not an image or too small for the network, and a layer's output that is not
+            a non-negative feature map.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4))
+        >>> feature_maps(model, torch.rand(2, 3, 32, 48), layer="2").shape
+        torch.Size([2, 8, 8, 12])
+        >>> photographs = [torch.rand(3, 32, 48), torch.rand(3, 64, 32)]  # of two sizes
+        >>> [maps.shape for maps in feature_maps(model, photographs, layer="2")]
+        [torch.Size([8, 8, 12]), torch.Size([8, 16, 8])]
     """
     found = sorted(mapped(model, image_set(images, preprocess), layer, channels=channels, skip=skip,
                           batch_size=batch_size, progress=progress), key=lambda entry: entry[0])
@@ -73,7 +90,23 @@ def feature_maps(model: nn.Module, images: Images, *, layer: LayerName, channels
 def mapped(model: nn.Module, images: Sequence[Tensor], layer: LayerName, *, channels: str | None = None, skip: int = 0,
            batch_size: int = 16, progress: bool = False, signed: bool = False
            ) -> Iterator[tuple[int, torch.Size, Tensor]]:
-    """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up."""
+    """(i, the image's shape, its maps (C, h, w)) for every image, in the order in which batches of a size fill up.
+
+    Args:
+        model, layer, channels, skip, batch_size, progress: as for `feature_maps`.
+        images: as `image_set` returns them.
+        signed: allow negative outputs.
+
+    Raises:
+        ValueError: as `feature_maps`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        >>> for i, size, maps in mapped(model, image_set(torch.rand(2, 3, 9, 9)), "1"):
+        ...     print(i, size, maps.shape)
+        0 torch.Size([3, 9, 9]) torch.Size([8, 7, 7])
+        1 torch.Size([3, 9, 9]) torch.Size([8, 7, 7])
+    """
     model = unwrapped(model)
     check_channels(channels, skip)
     wanted = find_layer(model, layer)
@@ -104,7 +137,25 @@ def mapped(model: nn.Module, images: Sequence[Tensor], layer: LayerName, *, chan
 
 @contextmanager
 def naming_images(model: nn.Module, layer: Layer, places: Sequence[int], batch: Tensor) -> Iterator[None]:
-    """Within the block, an error of the model is said of the images that it was given."""
+    """Within the block, an error of the model is said of the images that it was given.
+
+    Args:
+        model: the network, for the number of channels that it takes.
+        layer: that was to be reached.
+        places: of the images in the set.
+        batch: (b, C, H, W) that the model was given.
+
+    Raises:
+        ValueError: images too small for the network, or of a shape that it does not take.
+
+    Example:
+        >>> from nmfcore.gate import find_layer, run
+        >>> model, batch = nn.Sequential(nn.Conv2d(3, 8, 3)), torch.rand(1, 1, 9, 9)
+        >>> with naming_images(model, find_layer(model, "0"), [7], batch):
+        ...     run(model, batch)
+        Traceback (most recent call last):
+        nmfcore.gate.ForwardError: image 7 has shape (1, 9, 9), which the model does not take; its first convolution ...
+    """
     try:
         yield
     except ForwardError as error:
@@ -130,6 +181,16 @@ def batches(images: Sequence[Tensor], batch_size: int, *,
     """An `image_set` in batches of one size each: (places in the set, images (b, C, H, W)), each image once.
 
     Few images are held at a time, also where no two have the same size.
+
+    Args:
+        images: as `image_set` returns them.
+        batch_size: b, at most.
+        progress: show a bar.
+
+    Example:
+        >>> images = image_set([torch.rand(3, 8, 8), torch.rand(3, 8, 9), torch.rand(3, 8, 8)])
+        >>> [(places, batch.shape) for places, batch in batches(images, 2)]
+        [((0, 2), torch.Size([2, 3, 8, 8])), ((1,), torch.Size([1, 3, 8, 9]))]
     """
     check_counts(batch_size=batch_size)
     waiting: dict[tuple, list[tuple[int, Tensor]]] = defaultdict(list)
@@ -151,7 +212,12 @@ def batches(images: Sequence[Tensor], batch_size: int, *,
 
 
 def of_one_shape(features: Maps, batch_size: int) -> Iterator[list[int]]:
-    """Places of maps n × (C, h, w) in the set, in lists of at most `batch_size` whose maps have one shape."""
+    """Places of maps n × (C, h, w) in the set, in lists of at most `batch_size` whose maps have one shape.
+
+    Example:
+        >>> list(of_one_shape([torch.rand(4, 7, 7), torch.rand(4, 7, 9), torch.rand(4, 7, 7)], 8))
+        [[0, 2], [1]]
+    """
     same: dict[tuple, list[int]] = defaultdict(list)
     for i, each in enumerate(features):
         same[tuple(each.shape)].append(i)
@@ -160,7 +226,21 @@ def of_one_shape(features: Maps, batch_size: int) -> Iterator[list[int]]:
 
 
 def check_maps(features: Any, what: str = "features") -> None:
-    """Raises ValueError unless they are n ≥ 1 tensors (C, h, w), of one C and floating."""
+    """Refuse what is not n ≥ 1 tensors (C, h, w), of one C and floating.
+
+    Args:
+        features: maps of a set.
+        what: they are called in the message.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> check_maps(torch.rand(2, 4, 7, 7))
+        >>> check_maps(torch.rand(4, 7, 7))
+        Traceback (most recent call last):
+        ValueError: features are torch.float32 (4, 7, 7); expected (n, C, h, w), or n tensors (C, h, w)
+    """
     if isinstance(features, Tensor) and features.dim() != 4:
         raise ValueError(f"{what} are {described(features)}; expected (n, C, h, w), or n tensors (C, h, w)")
     check_not_empty(features)
@@ -173,6 +253,16 @@ def check_maps(features: Any, what: str = "features") -> None:
 
 
 def check_not_empty(images: Any) -> None:
+    """Refuse a set without images, or whose number is unknown.
+
+    Raises:
+        ValueError: for either.
+
+    Example:
+        >>> check_not_empty(torch.rand(0, 3, 8, 8))
+        Traceback (most recent call last):
+        ValueError: there are no images: they must be a set with n ≥ 1, got (0, 3, 8, 8)
+    """
     try:
         count = len(images)
     except TypeError as error:
@@ -186,7 +276,20 @@ def check_not_empty(images: Any) -> None:
 def image_set(images: Any, preprocess: Preprocess = None) -> Sequence[Tensor]:
     """What people call images as a sequence of floating tensors (C, H, W), each made when it is asked for.
 
-    Raises ValueError for anything else; for a single image of a sequence when it is asked for.
+    Args:
+        images: see the top of this module.
+        preprocess: as for `feature_maps`.
+
+    Raises:
+        ValueError: anything else; for a single image of a sequence when it is asked for.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> photographs = [Image.new("RGB", (48, 32)), np.zeros((32, 48, 3), "uint8")]
+        >>> images = image_set(photographs, preprocess=lambda image: image - 0.5)
+        >>> [image.shape for image in images]
+        [torch.Size([3, 32, 48]), torch.Size([3, 32, 48])]
     """
     if isinstance(images, Tensor):
         if images.dim() != 4:

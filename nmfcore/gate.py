@@ -31,7 +31,13 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class ForwardError(ValueError, RuntimeError):
-    """A model that fails on its input; what it raised is the cause."""
+    """A model that fails on its input; what it raised is the cause.
+
+    Example:
+        >>> run(nn.Linear(3, 2), torch.rand(5, 4))
+        Traceback (most recent call last):
+        nmfcore.gate.ForwardError: the model cannot take torch.float32 (5, 4): ...
+    """
 
 
 class Captured(Exception):
@@ -42,7 +48,15 @@ class Captured(Exception):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `DataParallel` and `torch.compile`. Raises ValueError for what is not an `nn.Module`."""
+    """The model inside `DataParallel` and `torch.compile`.
+
+    Raises:
+        ValueError: what is not an `nn.Module`.
+
+    Example:
+        >>> unwrapped(nn.DataParallel(nn.Linear(3, 2)))
+        Linear(in_features=3, out_features=2, bias=True)
+    """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model is TorchScript, whose layers cannot be watched; pass the nn.Module that it was "
                          "made from")
@@ -61,8 +75,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def running(model: nn.Module, *, gradient: bool = False) -> Iterator[nn.Module]:
     """Within the block the model can be run: in evaluation mode, without autocast, inference mode and compilation.
 
-    With or without `gradient`. Then everything is as it was, also after an exception. Raises ValueError for a model
-    whose parameters are not there yet, or cannot be differentiated through.
+    Then everything is as it was, also after an exception.
+
+    Args:
+        model: the network, unwrapped.
+        gradient: whether derivatives are recorded.
+
+    Raises:
+        ValueError: a model whose parameters are not there yet, or cannot be differentiated through.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with running(model):
+        ...     model.training, torch.is_grad_enabled()
+        (False, False)
+        >>> model.training, torch.is_grad_enabled()
+        (True, True)
     """
     for name, parameter in model.named_parameters():
         if is_lazy(parameter) or parameter.is_meta:
@@ -82,7 +110,14 @@ def running(model: nn.Module, *, gradient: bool = False) -> Iterator[nn.Module]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the block, every module is in evaluation mode; then each gets back the mode it had."""
+    """Within the block, every module is in evaluation mode; then each gets back the mode it had.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluation_mode(model):
+        ...     model.training
+        False
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -95,7 +130,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def ready(model: nn.Module, inputs: Tensor, what: str = "the inputs") -> Tensor:
     """Inputs (n, ...) on the model's device and, if floating, of its parameters' type. Integers, as of words, stay so.
 
-    Raises ValueError for what is not a tensor of numbers with n ≥ 1, or not finite.
+    Args:
+        model: the network, unwrapped.
+        inputs: a tensor of numbers.
+        what: they are called in the message.
+
+    Raises:
+        ValueError: what is not a tensor of numbers with n ≥ 1, or not finite.
+
+    Example:
+        >>> ready(nn.Linear(3, 2).double(), torch.rand(5, 3)).dtype
+        torch.float64
     """
     if not is_dense(inputs):
         raise ValueError(f"{what} are {described(inputs)}; pass a tensor (n, ...)")
@@ -124,7 +169,15 @@ def ready(model: nn.Module, inputs: Tensor, what: str = "the inputs") -> Tensor:
 
 
 def run(model: nn.Module, inputs: Tensor) -> Any:
-    """`model(inputs)`. Raises ForwardError for what fails within."""
+    """`model(inputs)`.
+
+    Raises:
+        ForwardError: what fails within.
+
+    Example:
+        >>> run(nn.Linear(3, 2), torch.rand(5, 3)).shape
+        torch.Size([5, 2])
+    """
     try:
         return model(inputs)
     except torch.OutOfMemoryError:
@@ -134,19 +187,46 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def check_counts(least: int = 1, **counts: Any) -> None:
-    """Raises ValueError for what is no integer of at least so much."""
+    """Refuse what is no integer of at least so much.
+
+    Args:
+        least: that is allowed.
+        **counts: by the name that the caller gave them.
+
+    Raises:
+        ValueError: naming the first.
+
+    Example:
+        >>> check_counts(steps=3)
+        >>> check_counts(side=0)
+        Traceback (most recent call last):
+        ValueError: side=0 must be an integer, 1 or more
+    """
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
             raise ValueError(f"{name}={count!r} must be an integer, {least} or more")
 
 
 def is_dense(thing: Any) -> bool:
-    """Whether it is a tensor whose numbers are there, one beside the other."""
+    """Whether it is a tensor whose numbers are there, one beside the other.
+
+    Example:
+        >>> is_dense(torch.eye(3)), is_dense(torch.eye(3).to_sparse()), is_dense([1, 2])
+        (True, False, False)
+    """
     return isinstance(thing, Tensor) and not thing.is_nested and thing.layout is torch.strided and not thing.is_meta
 
 
 def listed(ranks: Any) -> tuple[list[int], bool]:
-    """Ranks as a list, and whether it was a single one. Raises ValueError for what are no integers."""
+    """Ranks as a list, and whether it was a single one.
+
+    Raises:
+        ValueError: what are no integers.
+
+    Example:
+        >>> listed(3), listed(range(1, 4))
+        (([3], True), ([1, 2, 3], False))
+    """
     single = isinstance(ranks, Integral)
     try:
         found = [ranks] if single else ranks.tolist() if isinstance(ranks, Tensor | np.ndarray) else list(ranks)
@@ -159,6 +239,12 @@ def listed(ranks: Any) -> tuple[list[int], bool]:
 
 
 def described(thing: Any) -> str:
+    """A value's kind and shape, for a message.
+
+    Example:
+        >>> described(torch.rand(2, 3)), described([2, 3])
+        ('torch.float32 (2, 3)', 'list')
+    """
     if isinstance(thing, Tensor):
         shape = "nested" if thing.is_nested else tuple(thing.shape)
         return f"{thing.dtype} {shape}" + (" on meta" if thing.is_meta else "")
@@ -176,13 +262,28 @@ class Layer:
     key: LayerName
     name: str
     module: nn.Module = field(repr=False)
-    alias: bool  # whether the model knows the module by an earlier name, too
+    alias: bool  #: whether the model knows the module by an earlier name, too
 
 
 def find_layers(model: nn.Module, layers: LayerName | Iterable[LayerName]) -> list[Layer]:
     """Layers by name or as the module itself.
 
-    A module is one layer, wherever it stands. Raises ValueError for what is no part of the model.
+    A module is one layer, wherever it stands.
+
+    Args:
+        model: the network, unwrapped.
+        layers: one, or several.
+
+    Raises:
+        ValueError: what is no part of the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> [layer.name for layer in find_layers(model, ["0", model[1]])]
+        ['0', '1']
+        >>> find_layers(model, "2")
+        Traceback (most recent call last):
+        ValueError: the model has no layer '2'; it has 0, 1
     """
     names = {_plain(name): module for name, module in model.named_modules(remove_duplicate=False)}
     first: dict[nn.Module, str] = {}
@@ -217,7 +318,15 @@ def _plain(name):
 
 
 def find_layer(model: nn.Module, layer: LayerName) -> Layer:
-    """One of `find_layers`."""
+    """One of `find_layers`.
+
+    Raises:
+        ValueError: what is no part of the model, and not one layer.
+
+    Example:
+        >>> find_layer(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), "1").module
+        ReLU()
+    """
     found = find_layers(model, layer)
     if len(found) != 1:
         raise ValueError(f"layer {layer!r}: expected one name or module")
@@ -228,9 +337,21 @@ def first_outputs(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, *,
                   evidence: "dict[str, list[_Width]] | None" = None) -> dict[str, Tensor]:
     """{name: output of the layer's first run} of one forward pass, which stops after the last of the layers.
 
-    evidence: is filled with what `layout` needs to know of each layer. Raises ValueError for a layer that is not
-    reached or gives no tensor, and for one that is asked for by its second name and runs several times, since nobody
-    knows which run is meant.
+    Args:
+        model: the network, `running`.
+        layers: as `find_layers` returns them.
+        inputs: (n, ...), `ready`.
+        evidence: is filled with what `layout` needs to know of each layer.
+
+    Raises:
+        ValueError: a layer that is not reached or gives no tensor, and one that is asked for by its second name and
+            runs several times, since nobody knows which run is meant.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> outputs = first_outputs(model, find_layers(model, "1"), torch.rand(5, 3))
+        >>> outputs["1"].shape
+        torch.Size([5, 2])
     """
     found: dict[str, Any] = {}
     stop = not any(layer.alias for layer in layers)
@@ -276,10 +397,15 @@ def first_outputs(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, *,
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a layer's output (n, ...) has its channels; a matrix (n, C) has them where they belong."""
+    """Where a layer's output (n, ...) has its channels; a matrix (n, C) has them where they belong.
+
+    Example:
+        >>> Layout("tokens", skip=1).channels_first(torch.rand(2, 50, 16)).shape
+        torch.Size([2, 16, 49])
+    """
 
     channels: str = "first"
-    skip: int = 0  # of tokens, so many at the beginning stand for no place: class token, registers
+    skip: int = 0  #: of tokens, so many at the beginning stand for no place: class token, registers
 
     def channels_first(self, output: Tensor) -> Tensor:
         """(n, C, ...), without the tokens that are left out."""
@@ -295,7 +421,16 @@ class Layout:
         return torch.cat([output[:, :self.skip], maps], 1) if self.skip else maps
 
     def grid(self, output: Tensor, size: Sequence[int], name: str) -> Tensor:
-        """(n, C, h, w) for images of height and width `size`, the tokens row by row."""
+        """(n, C, h, w) of an output, the tokens row by row.
+
+        Args:
+            output: of the layer.
+            size: height and width of the images.
+            name: of the layer, for the message.
+
+        Raises:
+            ValueError: tokens that are no grid of square patches, and an output that is no feature map.
+        """
         maps = self.channels_first(output)
         if self.channels == "tokens" and maps.dim() == 3:
             count = maps.shape[2]
@@ -366,7 +501,15 @@ def watched(model: nn.Module) -> "Iterator[list[_Width]]":
 class Channelwise(nn.Module):
     """A module that works along the channels, which are where `channels` says: by default, dimension 1.
 
-    channels: "first" for (n, C, ...), "last" for (n, ..., C), "tokens" for (n, T, C). Raises ValueError for another.
+    Args:
+        channels: "first" for (n, C, ...), "last" for (n, ..., C), "tokens" for (n, T, C).
+
+    Raises:
+        ValueError: another one.
+
+    Example:
+        >>> Channelwise("last").dimension(torch.rand(2, 7, 7, 16))
+        3
     """
 
     widens = 1  # channels that it gives for each that it gets
@@ -399,7 +542,25 @@ def layout(layer: Layer, output: Any, n: int, *, channels: str | None, skip: int
     Four dimensions about which no module says anything are (n, C, H, W), as everywhere in PyTorch. A `Channelwise`
     module says it of itself.
 
-    Raises ValueError where that leaves a doubt, and for an output that is not one of these.
+    Args:
+        layer: as `find_layer` returns it.
+        output: of the layer.
+        n: inputs that the model was given.
+        channels, skip: as for `feature_maps`.
+        evidence: of the layer, as `first_outputs` fills it.
+
+    Raises:
+        ValueError: that leaves a doubt, and an output that is not one of these.
+
+    Example:
+        >>> model, evidence = nn.Sequential(nn.Linear(16, 8), nn.ReLU()), {}
+        >>> relu, = find_layers(model, "1")
+        >>> tokens = first_outputs(model, [relu], torch.rand(2, 49, 16), evidence=evidence)["1"]
+        >>> layout(relu, tokens, 2, channels=None, skip=0, evidence=evidence["1"])
+        Traceback (most recent call last):
+        ValueError: layer '1' gives (2, 49, 8), and its channels look like the last dimension: pass ...
+        >>> layout(relu, tokens, 2, channels="tokens", skip=0, evidence=evidence["1"])
+        Layout(channels='tokens', skip=0)
     """
     shape: Any = tuple(output.shape) if isinstance(output, Tensor) and not output.is_nested else type(output).__name__
     if not isinstance(output, Tensor) or output.is_nested or output.dim() not in (2, 3, 4):
@@ -428,7 +589,17 @@ def layout(layer: Layer, output: Any, n: int, *, channels: str | None, skip: int
 
 
 def check_channels(channels: str | None, skip: int = 0) -> None:
-    """Raises ValueError for a layout that does not exist, and for tokens to skip where there are none."""
+    """Refuse a layout that does not exist, and tokens to skip where there are none.
+
+    Raises:
+        ValueError: for either.
+
+    Example:
+        >>> check_channels("tokens", skip=1)
+        >>> check_channels(None, skip=1)
+        Traceback (most recent call last):
+        ValueError: skip=1 leaves out tokens, and goes with channels='tokens', not None
+    """
     if channels is not None and not (isinstance(channels, str) and channels in CHANNELS):
         raise ValueError(f"channels={channels!r} is not one of {', '.join(map(repr, CHANNELS))}")
     check_counts(0, skip=skip)
@@ -465,9 +636,22 @@ def logits(given: Any, n: int, *, output: Output = None, least: int = 1) -> Tens
     """Scores (n, classes) from what a model gave.
 
     They are a tensor, the entry or attribute `logits`, the entry "out", the first of a tuple or the only entry of a
-    dict; or what `output` says: the name of an entry or attribute, or a function.
+    dict; or what `output` says.
 
-    Raises ValueError if they are something else, or have fewer than `least` classes.
+    Args:
+        given: what the model gave.
+        n: inputs that it was given.
+        output: the name of an entry or attribute, or a function of what the model gave.
+        least: classes.
+
+    Raises:
+        ValueError: they are something else, or have fewer than `least` classes.
+
+    Example:
+        >>> logits({"out": torch.rand(5, 10), "aux": torch.rand(5, 10)}, 5).shape
+        torch.Size([5, 10])
+        >>> logits((torch.rand(5, 10), torch.rand(5, 2)), 5, output=lambda given: given[1]).shape
+        torch.Size([5, 2])
     """
     if callable(output):
         try:
@@ -513,7 +697,16 @@ def _contents(given):
 
 
 def check_finite(scores: Tensor) -> Tensor:
-    """Raises ValueError for scores that are not finite."""
+    """Scores (n, classes) as they are.
+
+    Raises:
+        ValueError: some are not finite.
+
+    Example:
+        >>> check_finite(torch.tensor([[0.0, float("nan")]]))
+        Traceback (most recent call last):
+        ValueError: the logits of 1 of 1 inputs are not finite, first those of input 0; ...
+    """
     wrong = (~torch.isfinite(scores).all(1)).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(f"the logits of {len(wrong)} of {len(scores)} inputs are not finite, first those of input "
@@ -522,7 +715,19 @@ def check_finite(scores: Tensor) -> Tensor:
 
 
 def indices(values: Any, what: str = "labels") -> Tensor:
-    """Integers (n,) as int64. Raises ValueError for anything else."""
+    """Integers (n,) as int64.
+
+    Args:
+        values: a tensor, an array or a sequence.
+        what: they are called in the message.
+
+    Raises:
+        ValueError: anything else.
+
+    Example:
+        >>> indices([3, 1])
+        tensor([3, 1])
+    """
     try:
         found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -534,7 +739,21 @@ def indices(values: Any, what: str = "labels") -> Tensor:
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
-    """Raises ValueError for integers that index none of so many logits."""
+    """Refuse integers that index none of so many logits.
+
+    Args:
+        labels: (n,) integers.
+        classes: how many logits there are.
+
+    Raises:
+        ValueError: naming the first.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 9]), 10)
+        >>> check_labels(torch.tensor([1, 10]), 10)
+        Traceback (most recent call last):
+        ValueError: label 10 is none of the model's 10 classes, 0 to 9; ...
+    """
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise ValueError(f"label {int(wrong[0])} is none of the model's {classes} classes, 0 to {classes - 1}; count "
@@ -544,7 +763,19 @@ def check_labels(labels: Tensor, classes: int) -> None:
 def ids(values: Any, what: str) -> list[Hashable]:
     """Names of images and the like as plain values, which compare by value, each once.
 
-    Raises ValueError for one that is there twice, or cannot be compared.
+    Args:
+        values: names or numbers, also in a tensor or an array.
+        what: they are called in the message.
+
+    Raises:
+        ValueError: one that is there twice, or cannot be compared.
+
+    Example:
+        >>> ids(torch.tensor([4, 2]), "the ranking")
+        [4, 2]
+        >>> ids(["a", "a"], "the ranking")
+        Traceback (most recent call last):
+        ValueError: 'a' stands more than once in the ranking; leave it where it stands first
     """
     try:
         plain = values.tolist() if isinstance(values, Tensor | np.ndarray) else values

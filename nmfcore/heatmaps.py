@@ -30,12 +30,17 @@ class Heatmaps:
 
     Maps have the layer's resolution. They are in [0, 1], divided by `peak`; those of new images, in concepts that were
     found in others, may exceed 1.
+
+    Example:
+        >>> fit = factorize(torch.rand(4, 16, 7, 7), 3)
+        >>> fit.maps.shape, fit.factors.V.shape, fit.resized((28, 28)).shape
+        (torch.Size([4, 3, 7, 7]), torch.Size([3, 16]), torch.Size([4, 3, 28, 28]))
     """
 
-    maps: Maps  # (n, K, h, w), or n × (K, h, w)
-    factors: Factors  # U (positions of all images in turn, K), V (K, C)
-    peak: Tensor  # (K,) of each factor the maximum of U over the set that was factorized
-    extract: Callable[[Images], Maps] | None = field(default=None, repr=False)  # features, as `heatmaps` made them
+    maps: Maps  #: (n, K, h, w), or n × (K, h, w)
+    factors: Factors  #: U (positions of all images in turn, K), V (K, C)
+    peak: Tensor  #: (K,) of each factor the maximum of U over the set that was factorized
+    extract: Callable[[Images], Maps] | None = field(default=None, repr=False)  #: features, as `heatmaps` made them
 
     def of(self, images: Images) -> "Heatmaps":
         """Heatmaps of new images in the same concepts: V stays as it is, and a colour goes on meaning the same.
@@ -94,9 +99,16 @@ class Heatmaps:
         return replace(self, maps=torch.stack(maps) if isinstance(features, Tensor) else maps, factors=factors)
 
     def resized(self, size: Sequence) -> Maps:
-        """The maps by bilinear interpolation, for overlay on images of height and width `size`: (n, K, *size).
+        """The maps by bilinear interpolation, for overlay on images.
 
-        A sequence of n sizes, one per image, gives a list of n tensors (K, H_i, W_i).
+        Args:
+            size: (H, W) of all images, or a sequence of n sizes, one per image.
+
+        Returns:
+            (n, K, H, W); of n sizes, a list of n tensors (K, H_i, W_i).
+
+        Raises:
+            ValueError: not one size per image.
         """
         one = isinstance(size[0], Number)
         sizes = [tuple(size)] * len(self.maps) if one else [tuple(each) for each in size]
@@ -125,6 +137,22 @@ def heatmaps(model, images, rank, *, layer, channels=None, skip=0, preprocess=No
 
     It is `factorize(feature_maps(model, images, layer=layer), rank)`; see there. What it returns remembers the model
     and how it was run, for `Heatmaps.of` new images.
+
+    Args:
+        model, images, layer, channels, skip, preprocess, batch_size: as for `feature_maps`.
+        rank: K, or a sequence of ranks, which gives a list with one `Heatmaps` per rank.
+        seed: of the start of the factorization.
+
+    Raises:
+        ValueError: as `feature_maps` and `nmf`.
+
+    Example:
+        >>> from nmfcore.networks import pretrained
+        >>> model, preprocess = pretrained("student")
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> result = heatmaps(model, images, 3, layer=preprocess.layer, preprocess=preprocess)
+        >>> result.maps.shape, result.resized((64, 64)).shape
+        (torch.Size([2, 3, 4, 4]), torch.Size([2, 3, 64, 64]))
     """
     extract = partial(feature_maps, model, layer=layer, channels=channels, skip=skip, preprocess=preprocess,
                       batch_size=batch_size)
@@ -142,12 +170,23 @@ def factorize(features: Maps | StoredMaps, rank: Sequence[int], *, seed: int = .
 def factorize(features, rank, *, seed: int = 0):
     """Joint NMF of the feature maps of an image set, over all positions of all images (eq. 4.1, 4.2).
 
-    features: maps of C ≥ 0 channels, from `feature_maps` or `stored_maps`.
-    rank: K, or a sequence of ranks, which gives a list with one `Heatmaps` per rank.
-
     Each map is divided by its factor's maximum over the set, never per image: a concept that is absent from an image
     stays dark in it. The start of the factorization belongs to the images, not to their places in the set: another
     order of the images gives the same maps in that order, up to rounding.
+
+    Args:
+        features: maps of C ≥ 0 channels, from `feature_maps` or `stored_maps`.
+        rank: K, or a sequence of ranks, which gives a list with one `Heatmaps` per rank.
+        seed: of the start of the factorization.
+
+    Raises:
+        ValueError: features that are no maps, and as `nmf`.
+
+    Example:
+        >>> for result in factorize(torch.rand(2, 16, 7, 7), [1, 3]):
+        ...     print(result.maps.shape, result.factors.U.shape, result.factors.V.shape)
+        torch.Size([2, 1, 7, 7]) torch.Size([98, 1]) torch.Size([1, 16])
+        torch.Size([2, 3, 7, 7]) torch.Size([98, 3]) torch.Size([3, 16])
     """
     ranks, single = listed(rank)
     A, shapes, back, chunk = _matrix(features)
@@ -163,7 +202,12 @@ def factorize(features, rank, *, seed: int = 0):
 
 
 def normalized(maps: Maps) -> Maps:
-    """Maps ≥ 0 divided by each factor's maximum over the set; a factor that is nowhere active stays 0."""
+    """Maps ≥ 0 divided by each factor's maximum over the set; a factor that is nowhere active stays 0.
+
+    Example:
+        >>> normalized(torch.tensor([[[[4.0, 2.0]], [[0.0, 0.0]]]])).tolist()  # two factors
+        [[[[1.0, 0.5]], [[0.0, 0.0]]]]
+    """
     peak = torch.stack([each.amax((1, 2)) for each in maps]).amax(0)[:, None, None]  # (K, 1, 1)
     peak = torch.where(peak > 0, peak, 1)
     return maps / peak if isinstance(maps, Tensor) else [each / peak for each in maps]
@@ -209,10 +253,23 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0
 @isolated()
 def overlay(images: torch.Tensor, maps: torch.Tensor, *, colors: Sequence[str] = COLORS,
             strength: float = 0.85) -> torch.Tensor:
-    """Images (n, 3, H, W) in [0, 1] under heatmaps (n, K, H, W) in [0, 1], one colour per factor: (n, 3, H, W).
+    """Images under heatmaps, one colour per factor: (n, 3, H, W).
 
     The photograph is shown in grey, so that the colours belong to the factors alone. Where factors meet, the colour
     is their mean weighted by activation, and the opacity that of the strongest.
+
+    Args:
+        images: (n, 3, H, W) in [0, 1].
+        maps: (n, K, H, W) in [0, 1].
+        colors: at least K, as Pillow's `ImageColor` reads them.
+        strength: opacity where a map is 1.
+
+    Raises:
+        ValueError: more factors than colours.
+
+    Example:
+        >>> overlay(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
     if maps.shape[1] > len(colors):
         raise ValueError(f"{maps.shape[1]} factors need more than the {len(colors)} colours given")

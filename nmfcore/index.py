@@ -25,16 +25,22 @@ _PER_CELL = 40  # descriptors that k-means sees for each cell; faiss asks for 39
 class Index:
     """Descriptors of named images, searched exactly or, where they are many, by faiss.
 
-    about: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for
-    queries that were made alike: `check` compares. stamps: what tells each image from an edited one of the same name,
-    such as `photographs.stamp` of its file; `unchanged` compares.
+    Example:
+        >>> index = Index(torch.eye(3), ["cat", "dog", "bus"])
+        >>> scores, places = index.search(torch.tensor([[0.6, 0.8, 0.0]]), top=2)
+        >>> [index.names[i] for i in places[0]], scores
+        (['dog', 'cat'], tensor([[0.8000, 0.6000]]))
     """
 
-    descriptors: Tensor  # (n, d), rows of length 1
-    names: list[str]
+    descriptors: Tensor  #: (n, d), rows of length 1
+    names: list[str]  #: n
+    #: what they were made with (network, layer, method and so on), as JSON knows it. An index is only good for queries
+    #: that were made alike, which `check` compares.
     about: dict = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)  # images that could not be read
-    stamps: list[str] = field(default_factory=list)  # n, "" for an image without
+    left_out: list[str] = field(default_factory=list)  #: images that could not be read
+    #: n, what tells each image from an edited one of the same name, such as `photographs.stamp` of its file, "" for an
+    #: image without; `unchanged` compares
+    stamps: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self._check(self.descriptors, self.names)
@@ -57,16 +63,26 @@ class Index:
             raise ValueError(f"the descriptor of {names[wrong[0]]!r} is not finite")
 
     def check(self, about: Mapping) -> None:
-        """Raises ValueError, naming the first difference, unless the index was made as `about` says."""
+        """Refuse queries that were made otherwise than the index.
+
+        Args:
+            about: what they were made with.
+
+        Raises:
+            ValueError: naming the first difference.
+        """
         for key in sorted({*self.about, *about}):
             if self.about.get(key) != about.get(key):
                 raise ValueError(f"the index was made with {key} {self.about.get(key)!r}, not {about.get(key)!r}; "
                                  f"build it again, or describe the query alike")
 
     def unchanged(self, stamps: Mapping[str, str]) -> "Index":
-        """An index of those images that still have the stamp they had: {name: stamp} of what is there now.
+        """An index of those images that still have the stamp they had.
 
         What is gone, edited, or has no stamp is not in it, and is to be added again if it is there.
+
+        Args:
+            stamps: {name: stamp} of what is there now.
         """
         kept = [i for i, (name, stamp) in enumerate(zip(self.names, self.stamps, strict=True))
                 if stamp and stamps.get(name) == stamp]
@@ -74,7 +90,16 @@ class Index:
                      stamps=[self.stamps[i] for i in kept])
 
     def add(self, descriptors: Tensor, names: Sequence[str], *, stamps: Sequence[str] = ()) -> None:
-        """Append images. Raises ValueError for a name that is there already and descriptors of another width."""
+        """Append images.
+
+        Args:
+            descriptors: (m, d), rows of length 1.
+            names: m, none of them in the index.
+            stamps: m, or none.
+
+        Raises:
+            ValueError: a name that is there already, and descriptors of another width.
+        """
         self._check(descriptors, names)
         stamps = self._stamps(stamps, names)
         if len({*self.names, *names}) < len(self.names) + len(names):
@@ -88,10 +113,17 @@ class Index:
     @isolated()
     def search(self, queries: Tensor, *, top: int | None = None, expand: int = 0,
                by: Any = None) -> tuple[Tensor, Tensor]:
-        """Scores and places, (q, top), of the images most like each query (q, d), best first.
+        """Scores and places, (q, top), of the images most like each query, best first.
 
-        expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
-        by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched exactly.
+        Args:
+            queries: (q, d).
+            top: how many; all by default.
+            expand: add the descriptors of so many best matches to the query, and search again (section 5.3.1).
+            by: what `faiss` returned, to search by it; a query for which it finds fewer than `top` is searched
+                exactly.
+
+        Raises:
+            ValueError: queries of another width or not finite, and a faiss index of another size.
         """
         width = self.descriptors.shape[1]
         if not is_dense(queries) or queries.shape[1:] != (width,) or not queries.is_floating_point() \
@@ -130,7 +162,8 @@ class Index:
         `probes` nearest cells. More probes find more and take longer (`nprobe` of what is returned may be changed).
         It takes as much memory as the descriptors once more, and for a million of them some minutes.
 
-        Raises ModuleNotFoundError where the package faiss is not installed.
+        Raises:
+            ModuleNotFoundError: the package faiss, of the extra "faiss", is not installed.
         """
         with needed_by("Index.faiss", "faiss"):
             import faiss
@@ -145,8 +178,13 @@ class Index:
         return made
 
     def save(self, folder: str | Path) -> None:
-        """Two files, descriptors-<hash>.safetensors and index.json, which is replaced last: an interrupted call leaves
-        the index that was there."""
+        """Write `descriptors-<hash>.safetensors` and `index.json`, which is replaced last.
+
+        An interrupted call leaves the index that was there.
+
+        Args:
+            folder: made where it is missing.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         draft, card = folder / f"descriptors.{os.getpid()}.draft", folder / f"index.{os.getpid()}.draft"
@@ -168,7 +206,12 @@ class Index:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Index":
-        """Raises FileNotFoundError where there is no index, and ValueError for one of another version or damaged."""
+        """The index that was saved in a folder.
+
+        Raises:
+            FileNotFoundError: there is no index.
+            ValueError: it is of another version or damaged.
+        """
         folder = Path(folder)
         try:
             found = json.loads((folder / "index.json").read_text(encoding="utf-8", errors="surrogateescape"))

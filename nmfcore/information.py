@@ -23,16 +23,37 @@ _CHUNK = 2 ** 22  # numbers in one block of the Monte Carlo sums
 
 
 def entropy(P: Tensor, *, base: float = 2) -> float:
-    """H = −Σ P log P of a distribution of any shape, over all its entries.
+    """H = −Σ P log P of a distribution of any shape, over all its entries, in bits.
 
-    Raises ValueError unless P is a floating tensor, finite, non-negative and of sum 1; so do the two functions below.
+    Args:
+        P: floating tensor, non-negative, of sum 1.
+        base: of the logarithm: 2 for bits, `math.e` for nats.
+
+    Raises:
+        ValueError: P is no floating tensor, negative, not finite, or does not sum to 1.
+
+    Example:
+        >>> entropy(torch.full((8,), 1 / 8))
+        3.0
     """
     P = _distribution(P)
     return -float(torch.xlogy(P, P).sum()) / _log(base) + 0.0  # no -0.0
 
 
 def mutual_information(P: Tensor, *, base: float = 2) -> float:
-    """I(A, B) = H(A) + H(B) − H(A, B) of a joint distribution P (A, B)."""
+    """I(A, B) = H(A) + H(B) − H(A, B) of a joint distribution P (A, B), in bits.
+
+    Args:
+        P: (A, B), as for `entropy`.
+        base: of the logarithm.
+
+    Raises:
+        ValueError: as `entropy`.
+
+    Example:
+        >>> mutual_information(torch.eye(4) / 4)  # either tells the other
+        2.0
+    """
     P = _distribution(P, 2)
     sums = (torch.xlogy(X, X).sum() for X in (P, P.sum(0), P.sum(1)))
     joint, first, second = map(float, sums)
@@ -40,7 +61,20 @@ def mutual_information(P: Tensor, *, base: float = 2) -> float:
 
 
 def conditional_information(P: Tensor, *, base: float = 2) -> float:
-    """I(A, B | F) of a joint distribution P (A, B, F): zero exactly where A and B are independent given F."""
+    """I(A, B | F) of a joint distribution P (A, B, F), in bits: zero exactly where A and B are independent given F.
+
+    Args:
+        P: (A, B, F), as for `entropy`.
+        base: of the logarithm.
+
+    Raises:
+        ValueError: as `entropy`.
+
+    Example:
+        >>> P = torch.stack([torch.eye(2), torch.ones(2, 2)], dim=2)
+        >>> round(conditional_information(P / P.sum()), 4)  # A is B where F = 0
+        0.3333
+    """
     P = _distribution(P, 3)
     joint, given, first, second = (float(torch.xlogy(X, X).sum()) for X in (P, P.sum((0, 1)), P.sum(0), P.sum(1)))
     return max(joint + given - first - second, 0.0) / _log(base)
@@ -50,7 +84,14 @@ def joint_of_parts(U: Tensor, V: Tensor) -> Tensor:
     """P(A = a, B = b, F = k) = U_ak V_kb / Σ U V, shape (N, M, K), for U (N, K) ≥ 0 and V (K, M) ≥ 0.
 
     Its sum over F is the joint distribution U V / Σ U V, and A and B are independent given F (thesis eq. 3.9).
-    Raises ValueError for negative or non-finite entries, shapes that do not fit, or U V = 0.
+
+    Raises:
+        ValueError: negative or non-finite entries, shapes that do not fit, or U V = 0.
+
+    Example:
+        >>> P = joint_of_parts(torch.rand(5, 2), torch.rand(2, 6))
+        >>> P.shape, round(conditional_information(P), 9)
+        (torch.Size([5, 6, 2]), 0.0)
     """
     U, V = _factors(U, V)
     for name, X in (("U", U), ("V", V)):
@@ -66,7 +107,14 @@ def common_information(U: Tensor, V: Tensor, *, base: float = 2) -> float:
     """I((A, B), F): what the parts of P(A, B) = U V / Σ U V tell about both variables. U (N, K) ≥ 0, V (K, M) ≥ 0.
 
     An upper bound of Wyner's common information C(A, B), hence of I(A, B), and itself at most H(F) ≤ log K
-    (thesis eq. 3.10). It depends on the factorization, but not on its scale. Raises ValueError as `joint_of_parts`.
+    (thesis eq. 3.10). It depends on the factorization, but not on its scale.
+
+    Raises:
+        ValueError: as `joint_of_parts`.
+
+    Example:
+        >>> common_information(torch.eye(4), torch.eye(4))  # four parts that share nothing
+        2.0
     """
     return mutual_information(joint_of_parts(U, V).flatten(0, 1), base=base)
 
@@ -75,7 +123,13 @@ def common_information(U: Tensor, V: Tensor, *, base: float = 2) -> float:
 
 
 class Density(Protocol):
-    """What the mixture needs of a density on R^M, one around each row of V (K, M)."""
+    """What the mixture needs of a density on R^M, one around each row of V (K, M).
+
+    Example:
+        >>> density: Density = Gaussian(0.1)
+        >>> density.log_prob(torch.zeros(5, 3), torch.eye(2, 3)).shape
+        torch.Size([5, 2])
+    """
 
     def log_prob(self, Z: Tensor, V: Tensor) -> Tensor:
         """(S, K) log density, in nats, of each row of Z (S, M) around each row of V."""
@@ -88,10 +142,18 @@ class Density(Protocol):
 class VonMisesFisher:
     """Directions around V_k: density ∝ exp(κ ⟨z, V_k⟩ / ‖V_k‖) on the unit sphere of R^M, M ≥ 2.
 
-    Raises ValueError for κ ≤ 0, for a row of V that is zero, and for Z that is not on the sphere.
+    Raises:
+        ValueError: κ ≤ 0, a row of V that is zero, and Z that is not on the sphere.
+
+    Example:
+        >>> import numpy as np
+        >>> generator = np.random.default_rng(0)
+        >>> Z = VonMisesFisher(50.0).sample(torch.eye(3).double(), 4, generator)
+        >>> Z.shape, bool((Z.norm(dim=2) - 1).abs().max() < 1e-12)
+        (torch.Size([3, 4, 3]), True)
     """
 
-    concentration: float  # κ
+    concentration: float  #: κ
 
     def __post_init__(self):
         _positive(self.concentration, "concentration", "κ → 0 is uniform, a large κ close to the row itself")
@@ -122,9 +184,17 @@ class VonMisesFisher:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Isotropic normal around V_k, with standard deviation `scale` in every coordinate. ValueError for scale ≤ 0."""
+    """Isotropic normal around V_k, with standard deviation `scale` in every coordinate.
 
-    scale: float  # in units of V
+    Raises:
+        ValueError: scale ≤ 0.
+
+    Example:
+        >>> Gaussian(1.0).log_prob(torch.zeros(1, 1), torch.zeros(1, 1))  # −log √2π
+        tensor([[-0.9189]])
+    """
+
+    scale: float  #: in units of V
 
     def __post_init__(self):
         _positive(self.scale, "scale", "for Z = V_k itself use PointMass")
@@ -140,7 +210,12 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class PointMass:
-    """Z = V_k without noise, the limit of the other two. Equal rows of V are the same Z."""
+    """Z = V_k without noise, the limit of the other two. Equal rows of V are the same Z.
+
+    Example:
+        >>> PointMass().log_prob(torch.eye(2), torch.eye(2)).exp().tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
 
     def log_prob(self, Z: Tensor, V: Tensor) -> Tensor:
         return (Z[:, None] == V).all(2).double().log()  # a probability, not a density
@@ -154,28 +229,47 @@ class PointMass:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo mean with its confidence interval; where all three agree, the value is exact."""
+    """A Monte Carlo mean with its confidence interval; where all three agree, the value is exact.
 
-    value: float
-    low: float
-    high: float
+    Example:
+        >>> Estimate(0.5, low=0.4, high=0.6).value
+        0.5
+    """
+
+    value: float  #: in the unit that was asked for
+    low: float  #: end of the interval, ≥ 0
+    high: float  #: end of the interval
 
 
 @dataclass(frozen=True)
 class Chain:
-    """What i, Z and F tell about each other. I(i, Z) ≤ I(i, F) ≤ I((i, Z), F) ≤ H(F) ≤ log K, in this order."""
+    """What i, Z and F tell about each other. I(i, Z) ≤ I(i, F) ≤ I((i, Z), F) ≤ H(F) ≤ log K, in this order.
 
-    i_Z: Estimate
-    i_F: float
-    iZ_F: Estimate
-    H_F: float
-    log_K: float
-    Z_F: Estimate  # I(Z, F), at least I(i, Z)
-    Z_Y: Estimate | None  # I(Z, Y), at most I(i, Z); None without labels
+    Example:
+        >>> chain = mixture_information(torch.eye(4), torch.eye(4), PointMass())
+        >>> chain.i_Z.value, chain.i_F, chain.H_F, chain.log_K
+        (2.0, 2.0, 2.0, 2.0)
+    """
+
+    i_Z: Estimate  #: I(i, Z)
+    i_F: float  #: I(i, F)
+    iZ_F: Estimate  #: I((i, Z), F)
+    H_F: float  #: H(F)
+    log_K: float  #: log K
+    Z_F: Estimate  #: I(Z, F), at least I(i, Z)
+    Z_Y: Estimate | None  #: I(Z, Y), at most I(i, Z); None without labels
 
 
 def mixing_weights(U: Tensor) -> Tensor:
-    """P(F = k | i) = U_ik / Σ_k U_ik, shape (N, K) (thesis eq. 3.13). Raises ValueError for a row of zeros."""
+    """P(F = k | i) = U_ik / Σ_k U_ik, shape (N, K), for U (N, K) ≥ 0 (thesis eq. 3.13).
+
+    Raises:
+        ValueError: entries that are negative or not finite, and a row of zeros.
+
+    Example:
+        >>> mixing_weights(torch.tensor([[3.0, 1.0]])).tolist()
+        [[0.75, 0.25]]
+    """
     U = _matrix(U, "U")
     _refuse(U < 0, U, "U", "mixing weights are non-negative; use a factorization with U ≥ 0, such as nmf")
     largest = U.amax(1, keepdim=True)
@@ -186,9 +280,22 @@ def mixing_weights(U: Tensor) -> Tensor:
 
 
 def posterior(U: Tensor, V: Tensor, density: Density, Z: Tensor, i: Tensor) -> Tensor:
-    """P(F = k | i, z), shape (S, K), for rows Z (S, M) and indices i (S) of rows of U (N, K).
+    """P(F = k | i, z), shape (S, K), for S samples.
 
-    Raises ValueError for shapes that do not fit, an index outside 0..N−1, and z that cannot occur at its i.
+    Args:
+        U, V: (N, K) ≥ 0 and (K, M), the mixture.
+        density: `VonMisesFisher`, `Gaussian` or `PointMass`, around the rows of V.
+        Z: (S, M).
+        i: (S,) the row of U that each z came from.
+
+    Raises:
+        ValueError: shapes that do not fit, an index outside 0..N−1, and z that cannot occur at its i.
+
+    Example:
+        >>> U, V = torch.ones(1, 2), torch.tensor([[0.0], [1.0]])
+        >>> Z, i = torch.tensor([[0.5]]), torch.tensor([0])  # half-way between the rows of V
+        >>> posterior(U, V, Gaussian(1.0), Z, i).tolist()
+        [[0.5, 0.5]]
     """
     U, V = _factors(U, V)
     weights = mixing_weights(U)
@@ -208,17 +315,30 @@ def mixture_information(U: Tensor, V: Tensor, density: Density, *, labels: Tenso
                         confidence: float = 0.95, base: float = 2, seed: int = 0) -> Chain:
     """The chain of proposition 2, and of proposition 3 with labels, for the mixture of U (N, K) ≥ 0 and V (K, M).
 
-    density: `VonMisesFisher`, `Gaussian` or `PointMass`, around the rows of V, which may have any sign.
-    labels: (N) a class per row, Y; the information I(Z, Y) is then estimated too.
-    samples: draws of Z per component. confidence: probability of the normal-theory intervals.
-
     I(i, F) and H(F) are sums. For the others Z is drawn, component by component, and everything else is summed: with
     ratios g_k = p(z | k) / p(z), the information between Z and any B that reaches Z through F is the mean over z of
     Σ_b P(b) r_b log r_b, where r_b = Σ_k P(k | b) g_k. And I((i, Z), F) = I(i, F) + I(Z, F) − I(i, Z), because i and Z
     are independent given F. With `PointMass`, Z too is summed, and the estimates are exact.
 
     The result depends on the scale of U's columns, so fix that of V's rows; `nmf` returns them with unit length.
-    Raises ValueError for U that is negative, not finite or has a row of zeros; see also the density.
+
+    Args:
+        U, V: (N, K) ≥ 0 without a row of zeros, and (K, M), whose rows may have any sign.
+        density: `VonMisesFisher`, `Gaussian` or `PointMass`, around the rows of V.
+        labels: (N,) a class per row, Y; the information I(Z, Y) is then estimated too.
+        samples: draws of Z per component.
+        confidence: probability of the normal-theory intervals.
+        base: of the logarithm: 2 for bits, `math.e` for nats.
+        seed: of the draws.
+
+    Raises:
+        ValueError: U that is negative, not finite or has a row of zeros; see also the density.
+
+    Example:
+        >>> U, V = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.eye(2)
+        >>> chain = mixture_information(U, V, VonMisesFisher(20.0))
+        >>> round(chain.i_F, 4), round(chain.H_F, 4), chain.i_Z.low < chain.i_Z.value < chain.i_F
+        (0.6667, 1.0, True)
     """
     U, V = _factors(U, V)
     weights = mixing_weights(U)  # (N, K)

@@ -16,11 +16,25 @@ from .stored_maps import StoredMaps
 
 @isolated()
 def match(maps: Maps, reference: Maps) -> Tensor:
-    """An order of the L factors in `maps` (n, L, H, W) whose first K are the partners of `reference` (n, K, H, W).
+    """An order of the L factors in `maps` whose first K are the partners of the K factors of `reference`.
 
     Partners are one-to-one and maximize the summed correlation over the set (Hungarian algorithm); the L − K others
     follow. It gives the factors of two runs, two networks or two ranks the same order, and so the same colours.
-    Returns (L,) indices. Raises ValueError when the sets differ or `maps` has fewer factors than `reference`.
+
+    Args:
+        maps: (n, L, H, W), or n × (L, H_i, W_i).
+        reference: (n, K, H, W), or n × (K, H_i, W_i), of the same images.
+
+    Returns:
+        (L,) indices.
+
+    Raises:
+        ValueError: the sets differ, or `maps` has fewer factors than `reference`.
+
+    Example:
+        >>> maps = torch.eye(3).reshape(1, 3, 1, 3)
+        >>> match(maps, maps[:, [2, 0]])
+        tensor([2, 0, 1])
     """
     L = maps[0].shape[0]
     if [each.shape[1:] for each in maps] != [each.shape[1:] for each in reference] or reference[0].shape[0] > L:
@@ -32,9 +46,19 @@ def match(maps: Maps, reference: Maps) -> Tensor:
 
 
 def correlation(first: Maps, second: Maps) -> Tensor:
-    """Pearson correlation over a set of every map of `first` (n, K, H, W) with every map of `second` (n, L, H, W).
+    """Pearson correlation over a set of every map of `first` with every map of `second`: (K, L).
 
-    Returns (K, L); a constant map correlates 0 with everything.
+    A constant map correlates 0 with everything.
+
+    Args:
+        first: (n, K, H, W), or n × (K, H_i, W_i).
+        second: (n, L, H, W), or n × (L, H_i, W_i), of the same images.
+
+    Example:
+        >>> first = torch.tensor([0.0, 1, 2, 3]).reshape(1, 1, 2, 2)
+        >>> second = torch.cat([first, 3 - first, torch.ones_like(first)], 1)
+        >>> correlation(first, second).round(decimals=6).tolist()
+        [[1.0, -1.0, 0.0]]
     """
     x, y = (_rows(maps).double() for maps in (first, second))
     x, y = (torch.where((z == z[0]).all(0), 0, z - z.mean(0)) for z in (x, y))  # a mean is rounded, a constant is not
@@ -43,7 +67,16 @@ def correlation(first: Maps, second: Maps) -> Tensor:
 
 
 def agreement(maps: Maps, reference: Maps) -> float:
-    """Correlation of the maps with their partners in `reference`, which has as many; mean over factors."""
+    """Correlation of the maps with their partners in `reference`, which has as many; mean over factors.
+
+    Args:
+        maps, reference: as for `match`, with K = L.
+
+    Example:
+        >>> maps = torch.eye(3).reshape(1, 3, 1, 3)
+        >>> round(agreement(maps, maps.flip(1)), 6)  # their order does not matter
+        1.0
+    """
     return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
 
 
@@ -51,7 +84,19 @@ def agreement(maps: Maps, reference: Maps) -> float:
 def stability(features: Maps | StoredMaps, ranks: Sequence[int], *, seeds: Sequence[int] = range(5)) -> Tensor:
     """How well starts agree: (ranks, pairs of seeds), the `agreement` of their maps at each rank.
 
-    Where it is low, the maps of one start are one story among several. Raises ValueError for fewer than two seeds.
+    Where it is low, the maps of one start are one story among several.
+
+    Args:
+        features: maps of C ≥ 0 channels, as for `factorize`.
+        ranks: R of them.
+        seeds: of the starts.
+
+    Raises:
+        ValueError: fewer than two seeds.
+
+    Example:
+        >>> stability(torch.rand(2, 8, 5, 5), [1, 3], seeds=range(3)).shape
+        torch.Size([2, 3])
     """
     if len(seeds) < 2:
         raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
@@ -66,6 +111,16 @@ def overlap(children: Maps, parents: Maps) -> Tensor:
     At a position where several parents are active, each owns as much of it as it contributes to the sum of all, and
     what lies where no parent is active is not counted. So rows sum to at most 1. With the maps of ranks K and K + 1,
     `overlap(...).argmax(1)` says which factor each child comes from; several may come from the same.
+
+    Args:
+        children: (n, L, H, W) ≥ 0, or n × (L, H_i, W_i).
+        parents: (n, K, H, W) ≥ 0, or n × (K, H_i, W_i), of the same images.
+
+    Example:
+        >>> children = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]).reshape(1, 2, 2, 2)
+        >>> parents = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 1]]).reshape(1, 2, 2, 2)
+        >>> overlap(children, parents).tolist()
+        [[0.5, 0.0], [0.0, 1.0]]
     """
     x, y = (_rows(maps).double() for maps in (children, parents))
     total, mass = y.sum(1, keepdim=True), x.sum(0)
@@ -74,7 +129,12 @@ def overlap(children: Maps, parents: Maps) -> Tensor:
 
 
 def border_share(maps: Maps) -> Tensor:
-    """(K,) the share of each factor's activation, over the set, that lies on the border of the maps, a pixel wide."""
+    """(K,) the share of each factor's activation, over the set, that lies on the border of the maps, a pixel wide.
+
+    Example:
+        >>> border_share(torch.ones(1, 1, 4, 4))
+        tensor([0.7500], dtype=torch.float64)
+    """
     total, inside = (torch.stack([each.double().sum((1, 2)) for each in part]).sum(0)
                      for part in (maps, [each[:, 1:-1, 1:-1] for each in maps]))
     return (total - inside) / torch.where(total > 0, total, 1)
@@ -84,7 +144,18 @@ def foreground(maps: Maps) -> int:
     """Which factor is the object, without any ground truth (section 4.3.2): for one factor or two.
 
     Of two it is the one with less activation on the border of the maps, a pixel wide; the maps are `normalized`.
-    Raises ValueError for more factors, which need a labelled image.
+
+    Args:
+        maps: (n, K, h, w), or n × (K, h_i, w_i).
+
+    Raises:
+        ValueError: more than two factors, which need a labelled image.
+
+    Example:
+        >>> centre = torch.zeros(5, 5)
+        >>> centre[2, 2] = 1
+        >>> foreground(torch.stack([1 - centre, centre])[None])
+        1
     """
     K = maps[0].shape[0]
     if K > 2:

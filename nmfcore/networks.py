@@ -1,5 +1,7 @@
 """Pretrained networks through one function, whatever convention their weights were saved in.
 
+::
+
     model, preprocess = pretrained("vgg19")
     activations = model.features[:36](preprocess(images))  # (n, 512, H/16, W/16), images (n, 3, H, W) in [0, 1]
     preprocess.layer, preprocess.source  # where heatmaps are read by default; which weights these are
@@ -8,8 +10,6 @@ Weights are looked for in `$NMFCORE_DATA/weights`, then among torchvision's, whi
 a small network that comes with the package (its card is data/models/student.md) and stands in for VGG-19 offline.
 
 VGG-19: Simonyan & Zisserman 2015. ResNet-50: He et al. 2016.
-
-`memorization_network` builds the thesis's own networks (table 3.1), untrained.
 """
 
 import difflib
@@ -39,18 +39,24 @@ CAFFE_MEAN = (123.68, 116.779, 103.939)
 class Preprocess:
     """Photographs in [0, 1] to what a network was trained on: `(scale · images - mean) / std`, channel by channel.
 
-    `source` says which weights the network carries, `layer` names the deep ReLU layer to read heatmaps from
-    (None where the network has none).
+    Example:
+        >>> model, preprocess = pretrained("student")
+        >>> preprocess(torch.rand(2, 3, 64, 64)).shape, preprocess.layer
+        (torch.Size([2, 3, 64, 64]), 'features.14')
     """
 
-    mean: tuple
-    std: tuple
-    scale: float  # 1, or 255 for networks trained on raw bytes
-    source: str
-    layer: str | None
+    mean: tuple  #: of R, G and B, after scaling
+    std: tuple  #: of R, G and B, after scaling
+    scale: float  #: 1, or 255 for networks trained on raw bytes
+    source: str  #: which weights the network carries
+    layer: str | None  #: the deep ReLU layer to read heatmaps from; None where the network has none
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(..., 3, H, W) RGB in [0, 1], any floating type -> same shape, float32. Anything else: ValueError."""
+        """(..., 3, H, W) RGB in [0, 1], any floating type -> same shape, float32.
+
+        Raises:
+            ValueError: anything else.
+        """
         if not (isinstance(images, torch.Tensor) and images.is_floating_point()):
             found = getattr(images, "dtype", type(images).__name__)
             raise ValueError(f"images are {found}; pass a floating tensor in [0, 1] (bytes: images.float() / 255)")
@@ -73,6 +79,10 @@ def pretrained(name: str, *, weights: str | Path | None = None,
                download: bool = True) -> tuple[nn.Module, Preprocess]:
     """A pretrained network in evaluation mode, with frozen parameters, and the preprocessing its weights expect.
 
+    A file may hold only the first part of a network (ResNet-50 up to `layer3`, VGG-19 without classifier). The
+    modules that are not in it raise a RuntimeError when run, so that no output comes from untrained weights: read
+    an earlier layer, stopping there.
+
     Args:
         name: "student", or a torchvision classification network ("vgg19", "resnet50", "squeezenet1_1", ...).
         weights: a safetensors file. Default: `$NMFCORE_DATA/weights/<name>*.safetensors` if there is one, else
@@ -80,15 +90,16 @@ def pretrained(name: str, *, weights: str | Path | None = None,
         download: whether the network may be used to get torchvision's weights.
 
     Returns:
-        model, preprocess: an `nn.Module` and a `Preprocess`.
-
-    A file may hold only the first part of a network (ResNet-50 up to `layer3`, VGG-19 without classifier). The
-    modules that are not in it raise a RuntimeError when run, so that no output comes from untrained weights: read
-    an earlier layer, stopping there.
+        The model, an `nn.Module`, and its `Preprocess`.
 
     Raises:
         FileNotFoundError: no weights anywhere, or `weights` does not exist.
         ValueError: unknown name; a file that is damaged, or whose tensors do not fit the network.
+
+    Example:
+        >>> model, preprocess = pretrained("student")
+        >>> model(preprocess(torch.rand(1, 3, 64, 64))).shape
+        torch.Size([1, 512, 4, 4])
     """
     if name == "student":
         file = Path(weights) if weights is not None else MODELS / "student.safetensors"
@@ -112,7 +123,20 @@ def pretrained(name: str, *, weights: str | Path | None = None,
 
 
 def first_available(names: Sequence[str], *, download: bool = False) -> tuple[nn.Module, Preprocess]:
-    """The first of `names` whose weights can be had, as `pretrained` returns it; FileNotFoundError if none can."""
+    """The first of `names` whose weights can be had, as `pretrained` returns it.
+
+    Args:
+        names: of networks, the one that is preferred first.
+        download: as for `pretrained`.
+
+    Raises:
+        FileNotFoundError: none can.
+
+    Example:
+        >>> model, preprocess = first_available(["student", "vgg19"])
+        >>> type(model).__name__
+        'Student'
+    """
     reasons = []
     for name in names:
         try:
@@ -127,6 +151,10 @@ def classifies(model: nn.Module) -> bool:
 
     It is false for a network that ends in feature maps, and where the weights that `pretrained` found end before the
     classifier. Raises what the model raises on such an image.
+
+    Example:
+        >>> classifies(pretrained("student")[0])  # it ends in feature maps
+        False
     """
     if any(isinstance(module, _Absent) for module in model.modules()):
         return False
@@ -316,6 +344,10 @@ class Student(nn.Module):
     """Small stand-in for VGG-19 up to its last ReLU (`features.35`): 512 non-negative channels at stride 16.
 
     forward: (n, 3, H, W) -> (n, 512, ⌈H/16⌉, ⌈W/16⌉). 0.83 million parameters, 0.39 GFLOP for 224 × 224 pixels.
+
+    Example:
+        >>> Student()(torch.rand(1, 3, 40, 64)).shape  # with random weights
+        torch.Size([1, 512, 3, 4])
     """
 
     def __init__(self, width=192, blocks=5):
@@ -348,11 +380,23 @@ class _Bottleneck(nn.Module):
         return torch.relu(x + self.branch(x))
 
 
-# --- the networks of table 3.1, untrained -----------------------------------------------------------------
+# --- where data lie ---------------------------------------------------------------------------------------
 
 
 def data_folder() -> Path | None:
-    """The folder named by NMFCORE_DATA, or None when it is not set. Raises FileNotFoundError when it is not there."""
+    """The folder named by the environment variable NMFCORE_DATA, or None when it is not set.
+
+    Raises:
+        FileNotFoundError: it is not there.
+
+    Example:
+        >>> import os
+        >>> from pathlib import Path
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, NMFCORE_DATA="."):
+        ...     data_folder() == Path(".")
+        True
+    """
     name = os.environ.get("NMFCORE_DATA")
     if not name:
         return None

@@ -31,11 +31,6 @@ _NAMED = 20  # files in one warning
 class Photographs(Sequence[Tensor]):
     """An image set whose images are read from disk when they are asked for: `photographs[i]` is (3, h, w).
 
-    paths: files in the order wanted, or one folder, whose images are taken in name order. side: length in pixels of
-    each image's shorter side; the other one keeps the proportions. preprocess: turns (3, h, w) RGB in [0, 1] into what
-    a network expects, as `networks.pretrained` returns it; without it, images are RGB in [0, 1]. recursive: take the
-    images of the folder's sub-folders as well, but of none that is hidden or a link.
-
     EXIF rotation is applied; grey, palette, alpha and CMYK become RGB; of an animation the first picture is taken. HEIC
     and AVIF are read where the installed Pillow (with pillow-heif) reads them. A JPEG file is decoded at the smallest
     scale that suffices, so that large photographs take little memory. Every file is decoded once at the beginning. One
@@ -43,14 +38,33 @@ class Photographs(Sequence[Tensor]):
     enormous once its shorter side is `side`, is named in a UserWarning and left out. Another one counts and names what
     the folder holds besides: files of other kinds and sub-folders.
 
-    Raises FileNotFoundError for a folder or file that is not there and ValueError when no image is left.
+    Args:
+        paths: files in the order wanted, or one folder, whose images are taken in name order.
+        side: length in pixels of each image's shorter side; the other one keeps the proportions.
+        preprocess: turns (3, h, w) RGB in [0, 1] into what a network expects, as `networks.pretrained` returns it;
+            without it, images are RGB in [0, 1].
+        recursive: take the images of the folder's sub-folders as well, but of none that is hidden or a link.
+
+    Raises:
+        FileNotFoundError: a folder or file that is not there.
+        ValueError: no image is left.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (640, 480)).save(Path(folder, "a.jpg"))
+        ...     photographs = Photographs(folder, side=96)
+        ...     print(photographs.names, photographs.sizes, photographs[0].shape)
+        ('a.jpg',) ((96, 128),) torch.Size([3, 96, 128])
     """
 
-    paths: tuple[Path, ...]  # n, of the images that could be read
-    names: tuple[str, ...]  # n, of the files, in a folder as seen from it: "a.jpg", "below/b.jpg"
-    sizes: tuple[tuple[int, int], ...]  # n, (h, w) of each image as it is returned
-    left_out: tuple[Path, ...]  # files that could not be read
-    passed_over: tuple[Path, ...]  # what else the folder holds: files that are no images by their suffix, sub-folders
+    paths: tuple[Path, ...]  #: n, of the images that could be read
+    names: tuple[str, ...]  #: n, of the files, in a folder as seen from it, such as "a.jpg" or "below/b.jpg"
+    sizes: tuple[tuple[int, int], ...]  #: n, (h, w) of each image as it is returned
+    left_out: tuple[Path, ...]  #: files that could not be read
+    passed_over: tuple[Path, ...]  #: all else in the folder, files that are no images by their suffix, sub-folders
 
     def __init__(self, paths: str | Path | Iterable[str | Path], *, side: int,
                  preprocess: Callable[[Tensor], Tensor] | None = None, recursive: bool = False):
@@ -96,12 +110,20 @@ class Photographs(Sequence[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, i):
-        """(3, h, w) float32, preprocessed. Raises ValueError if the file has become unreadable since."""
+        """(3, h, w) float32, preprocessed.
+
+        Raises:
+            ValueError: the file has become unreadable since.
+        """
         image = self.rgb(i)
         return image if self.preprocess is None else self.preprocess(image)
 
     def rgb(self, i: int) -> Tensor:
-        """(3, h, w) float32, RGB in [0, 1], to be looked at."""
+        """(3, h, w) float32, RGB in [0, 1], to be looked at.
+
+        Raises:
+            ValueError: the file has become unreadable since.
+        """
         return torch.from_numpy(np.array(_read(self.paths[i], self.side))).permute(2, 0, 1).float() / 255
 
 
@@ -111,8 +133,23 @@ class Photographs(Sequence[Tensor]):
 def listed(folder: str | Path, *, recursive: bool = False) -> tuple[list[Path], list[Path]]:
     """The files of a folder that are images by their suffix, in name order, and all else that is in it.
 
-    recursive: descend into sub-folders, but not into those that are hidden, links or closed to us; they are among the
-    rest. Raises FileNotFoundError where there is no such folder.
+    Args:
+        folder: where to look.
+        recursive: descend into sub-folders, but not into those that are hidden, links or closed to us; they are among
+            the rest.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.JPG", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     images, others = listed(folder)
+        >>> [file.name for file in images], [file.name for file in others]
+        (['a.JPG', 'b.png'], ['notes.txt'])
     """
     images: list[Path] = []
     others: list[Path] = []
@@ -134,7 +171,15 @@ def listed(folder: str | Path, *, recursive: bool = False) -> tuple[list[Path], 
 def describe_passed_over(others: Sequence[Path], folder: str | Path | None = None, *, most: int = _NAMED) -> str:
     """What `listed` found besides images, in words; "" where that is nothing.
 
-    folder: names are given as seen from it. most: how many of a kind to name; the rest is counted.
+    Args:
+        others: files and folders.
+        folder: names are given as seen from it.
+        most: how many of a kind to name; the rest is counted.
+
+    Example:
+        >>> from pathlib import Path
+        >>> describe_passed_over([Path("notes.txt"), Path("cover.psd")], most=1)
+        'passed over: 2 files (notes.txt, and 1 more) of other kinds'
     """
     folders = [path for path in others if os.path.isdir(path)]
     files = [path for path in others if not os.path.isdir(path)]
@@ -146,20 +191,44 @@ def describe_passed_over(others: Sequence[Path], folder: str | Path | None = Non
 
 
 def readable(name: str | Path | Any) -> str:
-    """A name as it can be printed: line breaks, control characters and bytes that are not UTF-8 become escapes."""
+    r"""A name as it can be printed: line breaks, control characters and bytes that are not UTF-8 become escapes.
+
+    Example:
+        >>> print(readable("two" + chr(10) + "lines.jpg"))
+        two\nlines.jpg
+    """
     text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
     return "".join(character.encode("unicode_escape").decode()
                    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") else character for character in text)
 
 
 def stamp(file: str | Path) -> str:
-    """Size and times of a file, by which an edited one, or another in its place, is told from what it was."""
+    """Size and times of a file, by which an edited one, or another in its place, is told from what it was.
+
+    Example:
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     before = stamp(file.name)
+        ...     file.write(b"edited")
+        ...     file.flush()
+        ...     stamp(file.name) == before
+        6
+        False
+    """
     status = os.stat(file)
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def changed_at(file: str | Path) -> int:
-    """When a file was last written, renamed or put in its place, in nanoseconds."""
+    """When a file was last written, renamed or put in its place, in nanoseconds.
+
+    Example:
+        >>> import os
+        >>> from tempfile import NamedTemporaryFile
+        >>> with NamedTemporaryFile() as file:
+        ...     changed_at(file.name) >= os.stat(file.name).st_mtime_ns
+        True
+    """
     status = os.stat(file)
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
@@ -187,11 +256,27 @@ def decoded(file: str | Path | BinaryIO, enough: tuple[int, int] | None = None, 
             whole: bool = False) -> Iterator[Image.Image]:
     """Within the block, an image whose pixels have been read, not yet `upright`, from a path or a binary file.
 
-    enough: (width, height) that suffice; a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves as
-    much. One that has more pixels than Pillow decodes at once is reduced until it does not, unless `whole`. Damaged
-    metadata (EXIF, colour profile, comments) do not cost the pixels.
+    One that has more pixels than Pillow decodes at once is reduced until it does not, unless `whole`. Damaged metadata
+    (EXIF, colour profile, comments) do not cost the pixels.
 
-    Raises FileNotFoundError, and ValueError naming the file for all else that goes wrong, in the block too.
+    Args:
+        file: a path, or a file open in binary mode.
+        enough: (width, height) that suffice; a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves as
+            much.
+        whole: never reduce.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the file, for all else that goes wrong, in the block too.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (640, 480)).save(file, "jpeg")
+        >>> with decoded(file, (100, 100)) as image:
+        ...     image.size
+        (160, 120)
     """
     try:
         if isinstance(file, str | Path) and os.path.exists(file) and not os.path.isfile(file):
@@ -219,7 +304,15 @@ def _refusal(file, why):
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as a viewer shows it that obeys its EXIF orientation; as it lies where its metadata are damaged."""
+    """The image as a viewer shows it that obeys its EXIF orientation; as it lies where its metadata are damaged.
+
+    Example:
+        >>> from PIL import Image
+        >>> image = Image.new("RGB", (640, 480))
+        >>> image.getexif()[0x0112] = 6  # the camera was held on its side
+        >>> upright(image).size
+        (480, 640)
+    """
     try:
         turned = _UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # of many kinds, as for damaged files; the pixels are sound
@@ -361,6 +454,24 @@ def _scaled(image, side):
 
 
 def opened(file, whole=False):
+    """The image of a file, read and `upright`.
+
+    Args:
+        file: as for `decoded`.
+        whole: never reduce one that has more pixels than Pillow decodes at once.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or has more than 8 bits per channel.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (64, 48)).save(file, "png")
+        >>> opened(file).size
+        (64, 48)
+    """
     with decoded(file, whole=whole) as image:
         found = upright(image.copy())
     if found.mode[0] in "IF":

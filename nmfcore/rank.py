@@ -1,6 +1,6 @@
 """How small can an exact non-negative factorization be? Intervals for rank₊ and for the rectangle cover number.
 
-Both are NP-hard, so `interval` returns what it could prove, each bound with a witness that `verify` checks anew:
+Both are NP-hard, so `interval` returns what it could prove, each bound with a witness that `verify` checks anew::
 
     fooling set ≤ ⌈fractional cover⌉ ≤ rectangle cover number ≤ rank₊ ≤ size of a factorization found
     rank ≤ rank₊,   ⌈self-scaled bound⌉ ≤ rank₊
@@ -43,13 +43,18 @@ _ROUNDS = (60, 60, 150)  # iterations for each, in turn: many short ones find th
 
 @dataclass(frozen=True)
 class Bound:
-    """One side of an interval, and what proves it."""
+    """One side of an interval, and what proves it.
 
-    quantity: str  # "rectangle cover" or "rank₊"
-    side: str  # "lower" or "upper"
+    Example:
+        >>> interval(torch.eye(3)).bounds[0]
+        Bound(quantity='rank₊', side='upper', value=3, method='factors', witness={'U': ..., 'V': ...})
+    """
+
+    quantity: str  #: "rectangle cover" or "rank₊"
+    side: str  #: "lower" or "upper"
     value: int
-    method: str
-    witness: dict[str, Tensor]
+    method: str  #: such as "fooling set"
+    witness: dict[str, Tensor]  #: what `RankInterval.verify` checks, such as the cells of a fooling set
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,19 @@ class RankInterval:
 
     `lower` holds for every matrix with the support of M that differs from M by at most `TOLERANCE` ‖M‖_F, so for M too;
     `upper` for one of them. For a support alone (bool M) both hold for every matrix that has it.
+
+    Example:
+        >>> support = ~torch.eye(4, dtype=torch.bool)  # zero on the diagonal alone
+        >>> proved = interval(support)
+        >>> proved.rectangle_cover, proved.lower, proved.upper
+        ((4, 4), 4, 4)
+        >>> all(proved.verify().values())
+        True
     """
 
-    M: Tensor  # (N, M) float64, divided by a power of two if far from 1, or bool for a support
-    bounds: tuple[Bound, ...]
-    unfinished: dict[str, str]  # method -> why it proved less than it might have
+    M: Tensor  #: (N, M) float64, divided by a power of two if far from 1, or bool for a support
+    bounds: tuple[Bound, ...]  #: the best of each method
+    unfinished: dict[str, str]  #: method -> why it proved less than it might have
 
     @property
     def lower(self) -> int:
@@ -95,6 +108,9 @@ class RankInterval:
         """Check each witness against M, by method: True, False, or None where time ran out.
 
         An exhausted search leaves no short witness: it is repeated on M as it is, in another formulation.
+
+        Args:
+            time_limit: seconds.
         """
         matrix = self.M.numpy()
         deadline = time.monotonic() + time_limit
@@ -106,12 +122,23 @@ class RankInterval:
 def interval(M: Tensor, *, time_limit: float = 60.0, seed: int = 0, progress: bool = False) -> RankInterval:
     """Bound the non-negative rank of M (N, M) ≥ 0 and the rectangle cover number of its support, with proofs.
 
-    M: a matrix of any real type, dense or sparse, computed in float64, or a bool tensor: then only the support counts.
-        A product that was rounded to float32 is farther from its rank than the tolerance; compute it in float64.
-    time_limit: seconds, kept to within the length of one step. Whatever is proved by then is returned, and
-        `unfinished` says which methods were cut short. A run that finishes gives the same result again.
-    progress: show a bar with the interval so far.
-    Raises ValueError for a matrix that is negative, not finite, empty, not two-dimensional or larger than 2²⁰ entries.
+    Args:
+        M: a matrix of any real type, dense or sparse, computed in float64, or a bool tensor: then only the support
+            counts. A product that was rounded to float32 is farther from its rank than the tolerance; compute it in
+            float64.
+        time_limit: seconds, kept to within the length of one step. Whatever is proved by then is returned, and
+            `unfinished` says which methods were cut short. A run that finishes gives the same result again.
+        seed: of the searches.
+        progress: show a bar with the interval so far.
+
+    Raises:
+        ValueError: a matrix that is negative, not finite, empty, not two-dimensional or larger than 2²⁰ entries.
+
+    Example:
+        >>> M = torch.tensor([[1.0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]])
+        >>> proved = interval(M)  # of rank 3, but no three non-negative parts make it
+        >>> int(torch.linalg.matrix_rank(M)), proved.lower, proved.upper
+        (3, 4, 4)
     """
     if not isinstance(M, Tensor) and not is_sparse(M):
         table = hasattr(M, "to_numpy")

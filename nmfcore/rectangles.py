@@ -24,6 +24,15 @@ def reduced(S):
     """Indices of rows and columns that decide the cover number: no zeros, no copies, no unions of others.
 
     A row that is the union of others joins every rectangle whose columns it contains, and is covered.
+
+    Args:
+        S: (n, m) bool.
+
+    Example:
+        >>> import numpy as np
+        >>> rows, columns = reduced(np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], bool))  # the last row is a union
+        >>> rows.tolist(), columns.tolist()
+        ([0, 1], [0, 1])
     """
     rows, columns = np.arange(S.shape[0]), np.arange(S.shape[1])
     while True:
@@ -48,7 +57,20 @@ def _irreducible(S):
 
 
 def maximal(S, R, rows=slice(None)):
-    """Maximal rectangles of S that contain the sets of rows R, given among `rows` or all of them."""
+    """Maximal rectangles R (q, n), C (q, m) of S that contain the given sets of rows.
+
+    Args:
+        S: (n, m) bool.
+        R: (q, r) bool, sets of rows, given among `rows` or all of them.
+        rows: indices of r rows.
+
+    Example:
+        >>> import numpy as np
+        >>> S = np.array([[1, 1, 0], [1, 1, 1]], bool)
+        >>> R, C = maximal(S, np.array([[True, False]]))
+        >>> R.tolist(), C.tolist()
+        ([[True, True]], [[True, True, False]])
+    """
     columns = _common(S[rows], R)
     return _common(S.T, columns), columns
 
@@ -101,7 +123,17 @@ def _all_maximal(S):
 
 
 def greedy_cover(S):
-    """A cover, R (r, n) and C (r, m), and a pool of rectangles that holds those tried and those grown from one line."""
+    """A cover, R (r, n) and C (r, m), and a pool of rectangles that holds those tried and those grown from one line.
+
+    Args:
+        S: (n, m) bool.
+
+    Example:
+        >>> import numpy as np
+        >>> (R, C), pool = greedy_cover(np.tri(3, dtype=bool))
+        >>> len(R), bool(np.array_equal(R.T.astype(int) @ C > 0, np.tri(3, dtype=bool)))
+        (3, True)
+    """
     left, chosen, pool = S.copy(), [], []
     while left.any():
         R, C = _grown(S, left.astype(float))
@@ -121,6 +153,17 @@ def _inside(R, C, cells):
 
 
 def solver_until(end, seed):
+    """A CP-SAT solver that gives up at `end` and gives the same result each time.
+
+    Args:
+        end: on the clock of `time.monotonic`.
+        seed: of its search.
+
+    Example:
+        >>> import time
+        >>> 0 < solver_until(time.monotonic() + 5, seed=0).parameters.max_time_in_seconds <= 5
+        True
+    """
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(end - time.monotonic(), 0.01)
     solver.parameters.random_seed = seed
@@ -129,7 +172,22 @@ def solver_until(end, seed):
 
 
 def from_pool(S, pool, cover, lower, end):
-    """The smallest cover from a pool of rectangles that is found, or the given one."""
+    """The smallest cover from a pool of rectangles that is found, or the given one.
+
+    Args:
+        S: (n, m) bool.
+        pool, cover: as `greedy_cover` gives them.
+        lower: bound of the cover number; a cover of that size is not improved.
+        end: on the clock of `time.monotonic`.
+
+    Example:
+        >>> import time
+        >>> import numpy as np
+        >>> S = np.tri(4, dtype=bool)
+        >>> cover, pool = greedy_cover(S)
+        >>> len(from_pool(S, pool, cover, 1, time.monotonic() + 5)[0])
+        4
+    """
     if len(cover[0]) == lower:
         return cover
     inside = np.unique(_inside(*pool, np.argwhere(S)), axis=1).T
@@ -143,7 +201,20 @@ def from_pool(S, pool, cover, lower, end):
 
 
 def fooling_set(S, seed, enough, end):
-    """(f, 2) cells of which no two fit into a rectangle, grown greedily many times; `enough` are never exceeded."""
+    """Cells of which no two fit into a rectangle, (f, 2), grown greedily many times.
+
+    Args:
+        S: (n, m) bool.
+        seed: of the order in which cells are tried.
+        enough: cells, which are never exceeded.
+        end: on the clock of `time.monotonic`.
+
+    Example:
+        >>> import time
+        >>> import numpy as np
+        >>> fooling_set(np.eye(3, dtype=bool), 0, 3, time.monotonic() + 5).tolist()
+        [[0, 0], [1, 1], [2, 2]]
+    """
     generator = np.random.default_rng(seed)
     T, best = S.astype(np.float32), np.zeros((0, 2), np.int64)
     for attempt in range(200):
@@ -161,7 +232,21 @@ def fooling_set(S, seed, enough, end):
 
 
 def largest_fooling_set(S, cells, end, seed):
-    """A largest fooling set, and whether it is proved to be one."""
+    """A largest fooling set, (f, 2), and whether it is proved to be one.
+
+    Args:
+        S: (n, m) bool.
+        cells: a fooling set to begin with, as `fooling_set` gives it.
+        end: on the clock of `time.monotonic`.
+        seed: of the search.
+
+    Example:
+        >>> import time
+        >>> import numpy as np
+        >>> cells, proved = largest_fooling_set(np.eye(3, dtype=bool), np.zeros((0, 2)), time.monotonic() + 5, 0)
+        >>> len(cells), proved
+        (3, True)
+    """
     ones = np.argwhere(S)
     model = cp_model.CpModel()
     take = [model.new_bool_var("") for _ in ones]
@@ -188,7 +273,20 @@ def largest_fooling_set(S, cells, end, seed):
 def heaviest(S, weight, end, seed, above=None):
     """A heaviest rectangle (R, C), or None, a proven upper bound of its weight, and whether they are equal.
 
-    weight: (n, m) integers ≥ 0. above: only ask for a rectangle that is heavier than this.
+    Args:
+        S: (n, m) bool.
+        weight: (n, m) integers ≥ 0.
+        end: on the clock of `time.monotonic`.
+        seed: of the search.
+        above: only ask for a rectangle that is heavier than this.
+
+    Example:
+        >>> import time
+        >>> import numpy as np
+        >>> S = np.tri(3, dtype=bool)
+        >>> (rows, columns), bound, equal = heaviest(S, S.astype(int), time.monotonic() + 5, 0)
+        >>> int(rows.sum() * columns.sum()), bound, equal
+        (4, 4, True)
     """
     model = cp_model.CpModel()
     rows = [model.new_bool_var("") for _ in range(S.shape[0])]
@@ -223,6 +321,20 @@ def fractional(S, pool, end, seed):
     this knows only the rectangles of a pool, to which those are added that turn out too heavy. Where that is cut short,
     the bound on the heaviest rectangle still holds (Farley 1990). Also returns the pool as it has grown, None where all
     rectangles could be listed.
+
+    Args:
+        S: (n, m) bool.
+        pool: as `greedy_cover` gives it.
+        end: on the clock of `time.monotonic`.
+        seed: of the search.
+
+    Example:
+        >>> import time
+        >>> import numpy as np
+        >>> S = ~np.eye(3, dtype=bool)
+        >>> weights, bound, optimal, _ = fractional(S, greedy_cover(S)[1], time.monotonic() + 5, 0)
+        >>> float(weights.sum()) / bound, optimal
+        (3.0, True)
     """
     cells, everything, begin = np.argwhere(S), _all_maximal(S), time.monotonic()
     R, C = everything or pool
@@ -255,8 +367,23 @@ def fractional(S, pool, end, seed):
 def cover_of_size(S, r, cells, end, seed):
     """A cover of S by r rectangles, R (r, n) and C (r, m); False where there is none, None where time ran out.
 
-    cells: a fooling set. Its cells are in different rectangles, so cell t may as well be in rectangle t: without
-    this, every cover would be found again in each order of its rectangles.
+    Args:
+        S: (n, m) bool.
+        r: how many rectangles.
+        cells: a fooling set. Its cells are in different rectangles, so cell t may as well be in rectangle t: without
+            this, every cover would be found again in each order of its rectangles.
+        end: on the clock of `time.monotonic`.
+        seed: of the search.
+
+    Example:
+        >>> import time
+        >>> import numpy as np
+        >>> S = ~np.eye(3, dtype=bool)
+        >>> cells = fooling_set(S, 0, 3, time.monotonic() + 5)
+        >>> cover_of_size(S, 2, cells[:2], time.monotonic() + 5, 0)
+        False
+        >>> [part.shape for part in cover_of_size(S, 3, cells, time.monotonic() + 5, 0)]
+        [(3, 3), (3, 3)]
     """
     model, (n, m) = cp_model.CpModel(), S.shape
     U = [[model.new_bool_var("") for _ in range(r)] for _ in range(n)]

@@ -20,12 +20,24 @@ _LEAST = 20  # samples of a class from which a report is made
 
 @dataclass(frozen=True)
 class Report:
-    """How well each layer of a network stands compression, class by class."""
+    """How well each layer of a network stands compression, class by class; `memorization_report` makes it.
 
-    layers: tuple[str, ...]  # in the order in which they run
-    classes: tuple[int, ...]  # labels
-    samples: tuple[int, ...]  # of each class
-    curves: dict[str, Curve]  # of each layer, a batch for each class
+    `print(report)` is a summary that says what it can tell and what it cannot.
+
+    Example:
+        >>> from nmfcore.compression import Curve
+        >>> accuracy = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 1.0]])  # (classes, ranks)
+        >>> error, norm, baseline = torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(2)
+        >>> curve = Curve((0, 1, 2), accuracy, error, norm, baseline, limit=2, unconverged=0)
+        >>> report = Report(("conv1",), (0, 1), (50, 50), {"conv1": curve})
+        >>> report.auc.tolist(), report.score, report.accuracy
+        ([[0.875, 0.625]], 0.75, 1.0)
+    """
+
+    layers: tuple[str, ...]  #: in the order in which they run
+    classes: tuple[int, ...]  #: labels
+    samples: tuple[int, ...]  #: of each class
+    curves: dict[str, Curve]  #: of each layer, a batch for each class
 
     @property
     def auc(self) -> Tensor:
@@ -34,7 +46,7 @@ class Report:
 
     @property
     def score(self) -> float:
-        """AuC, averaged over classes and layers: of two networks of one kind, the one that memorizes more has less."""
+        """AuC, averaged over classes and layers; of two networks of one kind, the one that memorizes more has less."""
         return float(self.auc.mean())
 
     @property
@@ -63,7 +75,11 @@ class Report:
         return "\n".join(textwrap.fill(line, 80, subsequent_indent="    ") for line in lines)
 
     def plot(self):
-        """Figure: accuracy against rank in each layer, and AuC of each layer, with a dot for each class."""
+        """Figure of accuracy against rank in each layer, and of AuC in each layer, with a dot for each class.
+
+        Raises:
+            ModuleNotFoundError: matplotlib, of the extra "plot", is not installed.
+        """
         with needed_by("Report.plot", "plot"):
             import matplotlib.pyplot as plt
 
@@ -88,6 +104,9 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
                         output: Output = None, batch_size: int | None = None, seed: int = 0) -> Report:
     """Compress the layers of a trained classifier one by one, on batches of a single class of its training samples.
 
+    Ranks are powers of 2, so that a ResNet-18 at 32 × 32 pixels takes less than a minute on a CPU. See thesis sections
+    3.5.2 and 3.5.3 for what AuC has to do with memorization, and the summary (`print(report)`) for what it can tell.
+
     Args:
         model: gives (n, classes) logits. Run on its own device in evaluation mode, and left as it was.
         loader: of the training set, with the labels that the model was trained on: an iterable of (inputs, labels), as
@@ -97,12 +116,18 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
         classes: how many, the first that the loader gives.
         samples: of each class, at most; 20 at least.
         channels, skip, output, batch_size: as for `accuracy_curve`.
+        seed: of the factorizations.
 
-    Ranks are powers of 2, so that a ResNet-18 at 32 × 32 pixels takes less than a minute on a CPU. See thesis sections
-    3.5.2 and 3.5.3 for what AuC has to do with memorization, and the summary (`print(report)`) for what it can tell.
+    Raises:
+        ValueError: a loader without labels, fewer than two classes with enough samples, a model without ReLUs, and
+            layers that `accuracy_curve` cannot compress.
 
-    Raises ValueError for a loader without labels, for fewer than two classes with enough samples, for a model without
-    ReLUs, and for layers that `accuracy_curve` cannot compress.
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> samples = torch.utils.data.TensorDataset(torch.rand(40, 8), torch.arange(40) % 2)
+        >>> report = memorization_report(model, samples, classes=2)
+        >>> report.layers, report.classes, report.samples, report.auc.shape
+        (('1',), (0, 1), (20, 20), torch.Size([1, 2]))
     """
     model = unwrapped(model)
     check_channels(channels, skip)

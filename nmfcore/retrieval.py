@@ -1,7 +1,7 @@
-"""Image retrieval: descriptors of feature maps, an index of them, and how well it ranks (thesis chapter 5).
+"""Image retrieval: descriptors of feature maps, and where in an image the match lies (thesis chapter 5).
 
 A descriptor is made in two steps. `describe` takes the feature maps of each image to a few rows, its local descriptors,
-by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. Scores are cosines.
+by one of the methods in `METHODS`; `pooled` whitens the rows and adds them up. `index.Index` searches them by cosines.
 """
 
 import warnings
@@ -37,28 +37,40 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
              sizes: Sequence[tuple[int, int]] | None = None, maps: Maps | None = None, seed: int = 0) -> list[Tensor]:
     """Local descriptors of n images: n × (r_i, C), each row of length 1, or 0 where an image activates nothing.
 
-    features: n maps (C, h, w) ≥ 0, as `feature_maps` returns them. method:
+    Half precision is computed in float32. The scale that U and V leave open is settled so that the columns of U, or Û,
+    have length 1.
 
-    - "mac": the maximum of each channel, one row (Tolias et al. 2016).
-    - "gem": the generalized mean of each channel, with power 3, one row (Radenović, Tolias and Chum 2018).
-    - "rmac": as "mac", in each of `rmac_regions`.
-    - "crow": one row, the sum over positions weighted by (S / ‖S‖)^½, S the sum over channels, times
-      `channel_weights` (Kalantidis et al. 2016).
-    - "cam": one row for each of an image's `maps` (k, h, w), the sum over positions weighted by the map, times
-      `channel_weights` (Jiménez et al. 2017).
-    - "nmf_v": the rows of V of a factorization of each image at `rank`, its channels weighted (eq. 5.4).
-    - "nmf_vu": Û Ûᵀ V instead, Û the heatmaps smoothed by a Gaussian (eq. 5.5 to 5.7).
+    Args:
+        features: n maps (C, h, w) ≥ 0, as `feature_maps` returns them.
+        method:
 
-    Half precision is computed in float32.
+            - "mac": the maximum of each channel, one row (Tolias et al. 2016).
+            - "gem": the generalized mean of each channel, with power 3, one row (Radenović, Tolias and Chum 2018).
+            - "rmac": as "mac", in each of `rmac_regions`.
+            - "crow": one row, the sum over positions weighted by (S / ‖S‖)^½, S the sum over channels, times
+              `channel_weights` (Kalantidis et al. 2016).
+            - "cam": one row for each of an image's `maps` (k, h, w), the sum over positions weighted by the map, times
+              `channel_weights` (Jiménez et al. 2017).
+            - "nmf_v": the rows of V of a factorization of each image at `rank`, its channels weighted (eq. 5.4).
+            - "nmf_vu": Û Ûᵀ V instead, Û the heatmaps smoothed by a Gaussian (eq. 5.5 to 5.7).
+        rank: of the NMF methods.
+        boxes: of a query's object in pixels, one per image or None. Of the NMF methods those rows are kept whose
+            heatmaps have over 75 % of their sum in the box; if there is none, a warning says so, and the row that comes
+            closest is kept. For other methods, crop the images.
+        sizes: n × (H, W) of the images in pixels, with `boxes`.
+        maps: n × (k, h, w), for "cam".
+        seed: of the factorizations.
 
-    The scale that U and V leave open is settled so that the columns of U, or Û, have length 1.
+    Raises:
+        ValueError: an unknown method, features that are negative or not finite, a box outside its image, and boxes or
+            maps that are missing or not wanted.
 
-    boxes: of a query's object in pixels, one per image or None, with the images' `sizes` (H, W). Of the NMF methods
-    those rows are kept whose heatmaps have over 75 % of their sum in the box; if there is none, a warning says so, and
-    the row that comes closest is kept. For other methods, crop the images.
-
-    Raises ValueError for an unknown method, features that are negative or not finite, a box outside its image, and
-    boxes or maps that are missing or not wanted.
+    Example:
+        >>> features = torch.rand(3, 16, 7, 9)
+        >>> [rows.shape for rows in describe(features, "nmf_v", rank=4)]
+        [torch.Size([4, 16]), torch.Size([4, 16]), torch.Size([4, 16])]
+        >>> describe(features, "mac")[0].shape
+        torch.Size([1, 16])
     """
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
@@ -90,8 +102,16 @@ def describe(features: Maps, method: str, *, rank: int = RANK, boxes: "Sequence[
 
 
 def channel_weights(features: Tensor) -> Tensor:
-    """Weights (C,) of the channels of one map (C, h, w): log(Σ Q / Q_c), with Q_c the share of a channel's positions
-    that are positive (eq. 5.4, after Kalantidis et al. 2016). A channel that is never active has weight 0."""
+    """Weights (C,) of the channels of one map (C, h, w), log(Σ Q / Q_c), with Q_c the share of a channel's positions
+    that are positive (eq. 5.4, after Kalantidis et al. 2016).
+
+    A channel that is never active has weight 0.
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 1.0]], [[1.0, 0.0]], [[0.0, 0.0]]])
+        >>> channel_weights(maps)  # rare ones weigh more
+        tensor([0.4055, 1.0986, 0.0000])
+    """
     active = (features > 0).float().mean((1, 2))
     return torch.where(active > 0, (active.sum() / active.clamp(min=torch.finfo(active.dtype).tiny)).log(), 0)
 
@@ -101,6 +121,13 @@ def rmac_regions(h: int, w: int, *, levels: int = 3) -> list[tuple[int, int, int
 
     Level l has squares of side ⌊2 min(h, w) / (l + 1)⌋, l along the shorter side. Along the longer one there are as
     many more as make neighbours at the coarsest level overlap most nearly by 40 %.
+
+    Raises:
+        ValueError: a map without positions, and fewer levels than one.
+
+    Example:
+        >>> rmac_regions(4, 4, levels=2)
+        [(0, 0, 4), (0, 0, 2), (0, 2, 2), (2, 0, 2), (2, 2, 2)]
     """
     if min(h, w, levels) < 1:
         raise ValueError(f"a map of {h} × {w} positions has no regions on {levels} levels; take at least 1 each")
@@ -142,7 +169,18 @@ def _factor_rows(features, method, rank, boxes, sizes, seed):
 @isolated()
 def image_factors(features: Maps, rank: int, *, solver: str = "hals", max_iter: int | None = None,
                   seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """n × heatmaps (K, h, w) of length 1 and V (K, C) of each image by itself, its channels weighted (eq. 5.4)."""
+    """n × heatmaps (K, h, w) of length 1 and V (K, C) of each image by itself, its channels weighted (eq. 5.4).
+
+    Args:
+        features: n maps (C, h, w) ≥ 0.
+        rank: K.
+        solver, max_iter, seed: as for `nmf`.
+
+    Example:
+        >>> heat, V = image_factors(torch.rand(2, 16, 7, 9), 4)[0]
+        >>> heat.shape, V.shape
+        (torch.Size([4, 7, 9]), torch.Size([4, 16]))
+    """
     factors: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(features)
     for places in of_one_shape(features, _AT_ONCE):  # one batched factorization
         h, w = features[places[0]].shape[1:]
@@ -156,7 +194,16 @@ def image_factors(features: Maps, rank: int, *, solver: str = "hals", max_iter: 
 
 
 def mixed(heat: Tensor, V: Tensor) -> Tensor:
-    """Û Ûᵀ V (K, C): each row of V takes in those whose heatmaps (K, h, w) lie beside its own (eq. 5.5 to 5.7)."""
+    """Û Ûᵀ V (K, C): each row of V takes in those whose heatmaps lie beside its own (eq. 5.5 to 5.7).
+
+    Args:
+        heat: (K, h, w), as `image_factors` gives them.
+        V: (K, C).
+
+    Example:
+        >>> mixed(torch.rand(4, 7, 9), torch.rand(4, 16)).shape
+        torch.Size([4, 16])
+    """
     smooth = normalize(conv2d(heat[:, None], _gaussian(heat), padding=6).flatten(1), dim=1)
     return smooth @ smooth.mT @ V
 
@@ -169,9 +216,21 @@ def _gaussian(like):
 
 
 def share_inside(maps: Tensor, corners: Box, size: tuple[int, int]) -> Tensor:
-    """The share (K,) of the sum of each map (K, h, w) that lies in a box of its image, which has `size` (H, W).
+    """The share (K,) of the sum of each map that lies in a box of its image.
 
-    Positions that the box cuts count by the part inside. Raises ValueError for a box that is not inside the image.
+    Positions that the box cuts count by the part inside.
+
+    Args:
+        maps: (K, h, w) ≥ 0 of one image.
+        corners: x_min, y_min, x_max, y_max in pixels, both inside.
+        size: (H, W) of the image.
+
+    Raises:
+        ValueError: a box that is not inside the image.
+
+    Example:
+        >>> share_inside(torch.ones(1, 2, 2), (0, 0, 31, 15), (32, 32))  # the upper half
+        tensor([0.5000])
     """
     (x0, y0, x1, y1), (H, W) = corners, size
     if not (0 <= x0 <= x1 < W and 0 <= y0 <= y1 < H):
@@ -189,9 +248,22 @@ def share_inside(maps: Tensor, corners: Box, size: tuple[int, int]) -> Tensor:
 
 
 def in_box(maps: Tensor, corners: Box, size: tuple[int, int], what: str = "the query") -> Tensor:
-    """Places of the maps (K, h, w) with over 75 % of their sum in a box of their image, which has `size` (H, W).
+    """Places of the maps with over 75 % of their sum in a box of their image.
 
-    If there is none, a warning says so of `what`, and the place of the one that comes closest is given.
+    If there is none, a warning says so, and the place of the one that comes closest is given.
+
+    Args:
+        maps: (K, h, w) ≥ 0 of one image.
+        corners, size: as for `share_inside`.
+        what: the image is called in the warning.
+
+    Raises:
+        ValueError: a box that is not inside the image.
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 1.0]], [[0.1, 0.9]]])
+        >>> in_box(maps, (16, 0, 31, 15), size=(16, 32))  # the right half
+        tensor([1])
     """
     share = share_inside(maps, corners, size)
     kept = (share > INSIDE).nonzero().flatten()
@@ -220,19 +292,32 @@ def _checked(rows):
 
 @dataclass(frozen=True)
 class Whitening:
-    """PCA-whitening: x ↦ P (x - mean), with P (d, C) the principal directions over their standard deviations."""
+    """PCA-whitening: x ↦ P (x - mean), with P (d, C) the principal directions over their standard deviations.
 
-    mean: Tensor  # (C,)
-    directions: Tensor  # (d, C)
+    Example:
+        >>> rows = torch.randn(500, 3) * torch.tensor([1.0, 5.0, 0.1])
+        >>> white = Whitening.fit([rows])(rows)
+        >>> white.std(0, correction=0).round(decimals=2)
+        tensor([1., 1., 1.])
+    """
+
+    mean: Tensor  #: (C,)
+    directions: Tensor  #: (d, C)
 
     @classmethod
     @isolated()
     def fit(cls, rows: Sequence[Tensor], *, dimensions: int | None = None) -> "Whitening":
-        """Learned from local descriptors, n × (r_i, C): of other images than those it will be used on.
+        """Learned from local descriptors: of other images than those it will be used on.
 
-        Rows of 0, as of images that activate nothing, have no direction and are left out. dimensions: the most to keep.
-        Directions whose variance is below a millionth of the largest are dropped: they are rounding, which whitening
-        would blow up. Raises ValueError if none is left.
+        Rows of 0, as of images that activate nothing, have no direction and are left out. Directions whose variance is
+        below a millionth of the largest are dropped: they are rounding, which whitening would blow up.
+
+        Args:
+            rows: n × (r_i, C).
+            dimensions: the most to keep.
+
+        Raises:
+            ValueError: no direction is left.
         """
         X = torch.cat(_checked(rows)).double()
         X = X[X.any(1)] if bool(X.any()) else X
@@ -255,15 +340,22 @@ class Whitening:
 def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, regional: bool = False) -> Tensor:
     """Global descriptors (n, d) of length 1: the sum of each image's local descriptors, whitened.
 
-    regional: bring rows to length 1 once more before adding them up, as R-MAC and CAM do.
+    Args:
+        rows: n × (r_i, C), as `describe` returns them.
+        whitening: learned on other images; without, d = C.
+        regional: bring rows to length 1 once more before adding them up, as R-MAC and CAM do.
+
+    Raises:
+        ValueError: no descriptors, and what are none.
+
+    Example:
+        >>> pooled([torch.tensor([[1.0, 0.0], [0.0, 1.0]])])
+        tensor([[0.7071, 0.7071]])
     """
     whitened = [each if whitening is None else whitening(each) for each in _checked(rows)]
     if regional:
         whitened = [normalize(each, dim=1) for each in whitened]
     return normalize(torch.stack([each.sum(0) for each in whitened]), dim=1)
-
-
-# --- the index ----------------------------------------------------------------------------------------------
 
 
 # --- regions of the results ---------------------------------------------------------------------------------
@@ -272,12 +364,27 @@ def pooled(rows: Sequence[Tensor], whitening: Whitening | None = None, *, region
 def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]]) -> "list[Box | None]":
     """A box in each of n images around what the query's box shows (section 5.3.2).
 
-    maps: n × (K, h, w) of a joint factorization, as `factorize` normalizes them. query: the place of the image that
-    `corners` belong to. sizes: n × (H, W) in pixels.
-
     Factors with over 75 % of the query's heatmap in its box are averaged (if there is none, a warning says so, and the
     closest is taken); the highest 30 % of each enlarged map are foreground, and the box goes around their largest
-    connected region. None where the map is 0.
+    connected region.
+
+    Args:
+        maps: n × (K, h, w) of a joint factorization, as `factorize` normalizes them.
+        query: the place of the image that `corners` belong to.
+        corners: x_min, y_min, x_max, y_max in pixels, both inside.
+        sizes: n × (H, W) of the images in pixels.
+
+    Returns:
+        n boxes, None where the map is 0.
+
+    Raises:
+        ValueError: a box that is not inside its image.
+
+    Example:
+        >>> maps = torch.zeros(2, 1, 4, 4)
+        >>> maps[0, 0, :2, :2] = maps[1, 0, 2:, 2:] = 1  # in opposite corners
+        >>> locate(maps, 0, (0, 0, 19, 19), [(32, 32), (32, 32)])
+        [(0, 0, 16, 16), (15, 15, 31, 31)]
     """
     kept = in_box(maps[query], corners, sizes[query], f"image {query}")
     found = []
@@ -287,6 +394,3 @@ def locate(maps: Maps, query: int, corners: Box, sizes: Sequence[tuple[int, int]
         bar = large.flatten().kthvalue(max(1, round((1 - TOP) * large.numel()))).values
         found.append(box(large > bar))
     return found
-
-
-# --- how good a ranking is ----------------------------------------------------------------------------------

@@ -32,8 +32,6 @@ THRESHOLD, MERGE = 0.75, 0.2  # section 4.3.2
 def binarize(maps: Maps, sizes: Sequence[tuple[int, int]], *, threshold: float = THRESHOLD) -> list[Tensor]:
     """Masks of a set from its heatmaps: n × (K, H_i, W_i) bool.
 
-    maps: n × (K, h, w) ≥ 0, of any scale. sizes: n × (H, W), those of the masks to compare with.
-
     A map is enlarged (bilinear) and is foreground where it exceeds the quantile `threshold` of an exponential
     distribution that has the factor's mean over the set: -log(1 - threshold) times that mean. With threshold = 0, it
     is foreground where it is positive.
@@ -42,7 +40,19 @@ def binarize(maps: Maps, sizes: Sequence[tuple[int, int]], *, threshold: float =
     As a probability 0.75 works. This reading was chosen, for both networks, on the classes Bird, Bus, Sheep and Train
     of the VOC 2010 co-segmentation benchmark; book/cosegmentation.md shows it beside others.
 
-    Raises ValueError for a threshold outside [0, 1) and when sizes are missing.
+    Args:
+        maps: n × (K, h, w) ≥ 0, of any scale.
+        sizes: n × (H, W), those of the masks to compare with.
+        threshold: a probability, from 0 up to, but not, 1.
+
+    Raises:
+        ValueError: a threshold outside [0, 1), and sizes that are missing.
+
+    Example:
+        >>> maps = torch.zeros(1, 1, 4, 4)
+        >>> maps[0, 0, 1:3, 1:3] = 1
+        >>> binarize(maps, [(4, 4)])[0].int().tolist()
+        [[[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]]
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold={threshold} is a probability; take one from 0 up to, but not, 1")
@@ -58,15 +68,26 @@ def binarize(maps: Maps, sizes: Sequence[tuple[int, int]], *, threshold: float =
 def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) -> Maps:
     """One map per image, n × (1, h, w) in [0, 1] and normalized over the set, of what the images have in common.
 
-    features: maps of C ≥ 0 channels, as `feature_maps` returns them. method:
+    Args:
+        features: maps of C ≥ 0 channels, as `feature_maps` returns them.
+        method:
 
-    - "nmf": of a factorization of `rank` 1 or 2, the factor that `heatmaps.foreground` takes for the object;
-    - "pca": deep descriptor transforming (Wei et al. 2017): the positive part of the first principal component of the
-      descriptors, centred over the set. Of its two signs, the one that is lower on the border of the maps;
-    - "kmeans": two clusters of descriptors; the one that has fewer positions on the border, as 0 or 1;
-    - "channel_sum": the sum over channels.
+            - "nmf": of a factorization of `rank` 1 or 2, the factor that `matching.foreground` takes for the object;
+            - "pca": deep descriptor transforming (Wei et al. 2017): the positive part of the first principal component
+              of the descriptors, centred over the set. Of its two signs, the one that is lower on the border of the
+              maps;
+            - "kmeans": two clusters of descriptors; the one that has fewer positions on the border, as 0 or 1;
+            - "channel_sum": the sum over channels.
+        rank: of "nmf".
+        seed: of "nmf" and "kmeans".
 
-    Raises ValueError for another method.
+    Raises:
+        ValueError: another method.
+
+    Example:
+        >>> features = torch.rand(3, 16, 7, 7)
+        >>> [single_maps(features, method).shape for method in ("nmf", "pca")]
+        [torch.Size([3, 1, 7, 7]), torch.Size([3, 1, 7, 7])]
     """
     if method == "nmf":
         found = factorize(features, rank, seed=seed).maps
@@ -91,7 +112,12 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
 def multi_scale(small: Maps, large: Maps) -> list[Tensor]:
     """Maps of a set from photographs of two sizes: n × (K, h, w), their sum on the grid of `large`.
 
-    small, large: n × (K, ·, ·) ≥ 0 of the same factors. Each is first brought to mean one over the set.
+    Args:
+        small, large: n × (K, ·, ·) ≥ 0 of the same factors. Each is first brought to mean one over the set.
+
+    Example:
+        >>> multi_scale(torch.rand(1, 2, 7, 7), torch.rand(1, 2, 14, 14))[0].shape
+        torch.Size([2, 14, 14])
     """
     scale = [1 / max(float(torch.cat([each.flatten() for each in maps]).mean()), 1e-12) for maps in (small, large)]
     return [scale[0] * interpolate(coarse[None], size=fine.shape[1:], mode="bilinear", align_corners=False)[0]
@@ -120,17 +146,31 @@ def _descriptors(maps, mean):
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels, image by image, of two sets of masks and of what they share."""
+    """Pixels, image by image, of two sets of masks and of what they share; `areas` counts them.
 
-    shared: Tensor  # (n, K, T) int64
-    first: Tensor  # (n, K)
-    second: Tensor  # (n, T)
+    Example:
+        >>> mask = torch.ones(1, 2, 2, dtype=torch.bool)
+        >>> areas([mask], [~mask]).shared.tolist()
+        [[[0]]]
+    """
+
+    shared: Tensor  #: (n, K, T) int64
+    first: Tensor  #: (n, K)
+    second: Tensor  #: (n, T)
 
 
 def areas(first: Masks, second: Masks) -> Areas:
     """Count the pixels of masks n × (K, H, W), of masks n × (T, H, W) and of their intersections.
 
-    Raises ValueError when they are not bool or do not cover the same pixels.
+    Raises:
+        ValueError: masks that are not bool or do not cover the same pixels.
+
+    Example:
+        >>> first = torch.tensor([[[True, True, False]]])
+        >>> second = torch.tensor([[[False, True, True]], [[False, False, True]]])
+        >>> counted = areas([first], [second])
+        >>> counted.shared.tolist(), counted.first.tolist(), counted.second.tolist()
+        ([[[1, 0]]], [[2]], [[2, 1]])
     """
     if len(first) != len(second) or len(first) == 0:
         raise ValueError(f"masks of {len(first)} and of {len(second)} images; both sets need the same n ≥ 1 images")
@@ -149,7 +189,17 @@ def areas(first: Masks, second: Masks) -> Areas:
 
 
 def iou(first: Masks, second: Masks) -> Tensor:
-    """(K, T) intersection over union of each pair of masks, over the set (eq. 4.4); 0 where both are empty."""
+    """(K, T) intersection over union of each pair of masks, over the set (eq. 4.4); 0 where both are empty.
+
+    Args:
+        first: n × (K, H, W) bool.
+        second: n × (T, H, W) bool, of the same images.
+
+    Example:
+        >>> mask = torch.tensor([[[True, True, False]]])
+        >>> iou([mask], [mask.flip(2)])
+        tensor([[0.3333]], dtype=torch.float64)
+    """
     found = areas(first, second)
     shared = found.shared.sum(0).double()
     return shared / (found.first.sum(0)[:, None] + found.second.sum(0) - shared).clamp_min(1)
@@ -160,6 +210,15 @@ def containment(masks: Masks, targets: Masks) -> Tensor:
 
     Of factors in parts it is the intersection over factors, IoF (eq. 4.5); of parts in factors the intersection over
     parts, IoP (eq. 4.6), transposed.
+
+    Args:
+        masks: n × (K, H, W) bool.
+        targets: n × (T, H, W) bool, of the same images.
+
+    Example:
+        >>> mask = torch.tensor([[[True, True, False]]])
+        >>> containment([mask], [mask.flip(2)])
+        tensor([[0.5000]], dtype=torch.float64)
     """
     found = areas(masks, targets)
     return found.shared.sum(0).double() / found.first.sum(0)[:, None].clamp_min(1)
@@ -170,18 +229,33 @@ def containment(masks: Masks, targets: Masks) -> Tensor:
 
 @dataclass(frozen=True)
 class Merged:
-    """Masks of a set and, after them, unions of several of them."""
+    """Masks of a set and, after them, unions of several of them; `merge` makes it.
 
-    masks: list[Tensor]  # n × (K + unions, H, W) bool
-    members: tuple[tuple[int, ...], ...]  # K + unions: which of the K masks each consists of
+    Example:
+        >>> halves = torch.tensor([[[True, False]], [[False, True]]])
+        >>> merge([halves], [halves.any(0, keepdim=True)]).members
+        ((0,), (1,), (0, 1))
+    """
+
+    masks: list[Tensor]  #: n × (K + unions, H, W) bool
+    members: tuple[tuple[int, ...], ...]  #: K + unions, which of the K masks each consists of
 
 
 def merge(masks: Masks, targets: Masks, *, threshold: float = MERGE) -> Merged:
     """Masks n × (K, H, W), and behind them, for each of T targets, the union of those that lie in it (eq. 4.7–4.10).
 
-    A mask lies in a target if its `containment` is at least the threshold. Unions of one mask and repeated ones are
-    left out. With factors as masks and parts as targets it is the merging of factors, which needs ground truth; with
-    parts as masks and factors as targets that of parts.
+    Unions of one mask and repeated ones are left out. With factors as masks and parts as targets it is the merging of
+    factors, which needs ground truth; with parts as masks and factors as targets that of parts.
+
+    Args:
+        masks: n × (K, H, W) bool.
+        targets: n × (T, H, W) bool, of the same images.
+        threshold: a mask lies in a target if its `containment` is at least so much.
+
+    Example:
+        >>> halves = torch.tensor([[[True, False]], [[False, True]]])
+        >>> merge([halves], [halves.any(0, keepdim=True)]).masks[0].tolist()
+        [[[True, False]], [[False, True]], [[True, True]]]
     """
     inside = containment(masks, targets) >= threshold
     members = [(k,) for k in range(len(inside))]
@@ -198,26 +272,49 @@ def _unions(masks, members):
 
 
 def mutual_best(scores: Tensor) -> list[tuple[int, int]]:
-    """Pairs (k, t) whose score > 0 is the highest of its row and of its column, in row order (section 4.3.2)."""
+    """Pairs (k, t) whose score > 0 is the highest of its row and of its column, in row order (section 4.3.2).
+
+    Args:
+        scores: (K, T).
+
+    Example:
+        >>> mutual_best(torch.tensor([[0.9, 0.2], [0.8, 0.0], [0.1, 0.3]]))
+        [(0, 0), (2, 1)]
+    """
     best = (scores == scores.amax(1, keepdim=True)) & (scores == scores.amax(0)) & (scores > 0)
     return [(k, t) for k, t in best.nonzero().tolist()]
 
 
 @dataclass(frozen=True)
 class Match:
-    """A factor and what it shows."""
+    """A factor and what it shows.
 
-    factor: int
-    parts: tuple[str, ...]  # one part, or several of which the union is matched
-    iou: float
+    Example:
+        >>> Match(0, ("head", "neck"), iou=0.7).parts
+        ('head', 'neck')
+    """
+
+    factor: int  #: its place
+    parts: tuple[str, ...]  #: one part, or several of which the union is matched
+    iou: float  #: over the set
 
 
 def match_parts(factors: Masks, parts: Masks, names: Sequence[str], *, threshold: float = MERGE) -> list[Match]:
     """What factors show, by the ground truth of all images (section 4.3.2, tables 4.1 and 4.4), in order of factors.
 
-    factors: masks n × (K, H, W). parts: n × (T, H, W), called `names`; what lies in none is one more, "background".
     Of the parts that lie in a factor (`merge`) the union is a further target. A factor and a target are a match if each
     has the highest IoU of the other, so that factors may stay without one.
+
+    Args:
+        factors: masks n × (K, H, W) bool.
+        parts: masks n × (T, H, W) bool; what lies in none is one more part, "background".
+        names: T, of the parts.
+        threshold: as for `merge`.
+
+    Example:
+        >>> halves = torch.tensor([[[True, True, False, False]], [[False, False, True, True]]])
+        >>> match_parts([halves], [halves[1:]], ["head"])
+        [Match(factor=0, parts=('background',), iou=1.0), Match(factor=1, parts=('head',), iou=1.0)]
     """
     targets = _with_background(parts)
     merged, called = merge(targets, factors, threshold=threshold), (*names, "background")
@@ -231,6 +328,17 @@ def assemble_parts(factors: Masks, parts: Masks, images: Sequence[int]) -> list[
     A factor goes to the part, or to the background, with which it has the highest IoU over the given images; a part is
     the union of its factors, and empty where it got none. For the thesis (section 4.4.2) a person assigned the factors
     after a look at the heatmaps of five images. Judge the masks on the other images.
+
+    Args:
+        factors: masks n × (K, H, W) bool.
+        parts: masks n × (T, H, W) bool.
+        images: the places of the images whose ground truth is used.
+
+    Example:
+        >>> factors = torch.eye(3, dtype=torch.bool).reshape(3, 1, 3)
+        >>> parts = factors[:2].any(0, keepdim=True)
+        >>> assemble_parts([factors], [parts], images=[0])[0].tolist()
+        [[[True, True, False]]]
     """
     scores = iou([factors[i] for i in images], _with_background([parts[i] for i in images]))  # (K, T + 1)
     owner = scores.argmax(1)
@@ -243,20 +351,38 @@ def _with_background(parts):
 
 @dataclass(frozen=True)
 class Selected:
-    """One mask per image: the factors that fitted the labelled image best."""
+    """One mask per image: the factors that fitted the labelled image best; `one_shot` selects them.
 
-    masks: list[Tensor]  # n × (1, H, W) bool
-    candidate: int  # the factorization they come from
-    members: tuple[int, ...]  # its factors
-    iou: float  # on the labelled image
+    Example:
+        >>> truth = torch.tensor([[True, False]])
+        >>> one_shot([[torch.stack([truth, ~truth])]], 0, truth).members
+        (0,)
+    """
+
+    masks: list[Tensor]  #: n × (1, H, W) bool
+    candidate: int  #: the factorization they come from
+    members: tuple[int, ...]  #: its factors
+    iou: float  #: on the labelled image
 
 
 def one_shot(candidates: Sequence[Masks], image: int, truth: Tensor, *, threshold: float = MERGE) -> Selected:
     """Select factors by the ground truth of one image: which factorization, and which of its factors, united.
 
-    candidates: masks n × (K, H, W) of several factorizations of one set, as of K = 2, 4, 6, 8. truth: (H, W) bool, the
-    object in the given image. Of each factorization, every factor and the union of those that lie in the object
-    (`merge`) compete; the one with the highest IoU on that image wins. Judge it on the other images.
+    Of each factorization, every factor and the union of those that lie in the object (`merge`) compete; the one with
+    the highest IoU on that image wins. Judge it on the other images.
+
+    Args:
+        candidates: masks n × (K, H, W) bool of several factorizations of one set, as of K = 2, 4, 6, 8.
+        image: the place of the labelled one.
+        truth: (H, W) bool, the object in it.
+        threshold: as for `merge`.
+
+    Example:
+        >>> quarters = torch.eye(4, dtype=torch.bool).reshape(4, 1, 4)
+        >>> halves = torch.stack([quarters[:2].any(0), quarters[2:].any(0)])
+        >>> selected = one_shot([[halves], [quarters]], 0, quarters[:3].any(0))
+        >>> selected.candidate, selected.members, selected.iou
+        (1, (0, 1, 2), 1.0)
     """
     found = []
     for i, masks in enumerate(candidates):
@@ -274,6 +400,15 @@ def box(mask: Tensor) -> Box | None:
     """The box around the largest connected component (4-neighbours) of a mask (H, W); None for an empty one.
 
     Of components of one size it is the first in reading order.
+
+    Returns:
+        x_min, y_min, x_max, y_max, the first and last pixel, both inside.
+
+    Example:
+        >>> mask = torch.zeros(6, 8, dtype=torch.bool)
+        >>> mask[1:3, 2:7] = True
+        >>> box(mask)
+        (2, 1, 6, 2)
     """
     labels, count = ndimage.label(mask.cpu().numpy())
     if count == 0:
@@ -284,7 +419,18 @@ def box(mask: Tensor) -> Box | None:
 
 
 def box_iou(first: Sequence[int], second: Sequence[int]) -> float:
-    """Intersection over union of two boxes whose corners are pixels inside them, as PASCAL VOC counts."""
+    """Intersection over union of two boxes whose corners are pixels inside them, as PASCAL VOC counts.
+
+    Args:
+        first, second: x_min, y_min, x_max, y_max.
+
+    Raises:
+        ValueError: a box that ends before it begins.
+
+    Example:
+        >>> box_iou((0, 0, 3, 3), (2, 0, 5, 3))  # 8 pixels of 24
+        0.3333333333333333
+    """
     width = min(first[2], second[2]) - max(first[0], second[0]) + 1
     height = min(first[3], second[3]) - max(first[1], second[1]) + 1
     shared = max(width, 0) * max(height, 0)
@@ -295,7 +441,20 @@ def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]
     """Share of images whose box has an IoU of at least 0.5 with any of the image's true boxes (section 4.4.1).
 
     The thesis says that the IoU exceeds 0.5; one half counts here, as in the development kit of PASCAL VOC.
-    boxes: n, None where nothing was found. truth: n lists of boxes. The mean of a class's images; 0 ≤ CorLoc ≤ 1.
+
+    Args:
+        boxes: n, None where nothing was found.
+        truth: n lists of boxes.
+
+    Returns:
+        The mean of a class's images; 0 ≤ CorLoc ≤ 1.
+
+    Raises:
+        ValueError: no boxes, and not as many as lists of true ones.
+
+    Example:
+        >>> corloc([(0, 0, 9, 9), None], [[(0, 0, 9, 7)], [(0, 0, 9, 9)]])
+        0.5
     """
     if len(boxes) != len(truth) or not boxes:
         raise ValueError(f"{len(boxes)} boxes for {len(truth)} images; pass one box, or None, per image, n ≥ 1")

@@ -1,5 +1,7 @@
 """When to stop training, from training data alone: at the first maximum of the area under accuracy against rank.
 
+::
+
     stopper = EarlyStopping(model, ["conv4_1", "conv4_2"], inputs, labels)  # batches of one class each
     for epoch in range(epochs):
         ...  # train as you like
@@ -26,7 +28,12 @@ from .gate import LayerName, Output, check_channels, check_counts, find_layers, 
 def smoothed(values: Sequence[float], radius: int) -> list[float]:
     """Mean over a window of ±`radius`, truncated at both ends.
 
-    Raises ValueError for a negative radius and for values that are not finite.
+    Raises:
+        ValueError: a negative radius, and values that are not finite.
+
+    Example:
+        >>> smoothed([0, 3, 0, 3], 1)
+        [1.5, 1.0, 2.0, 1.5]
     """
     if radius < 0:
         raise ValueError(f"radius={radius}: expected 0 or more")
@@ -40,8 +47,16 @@ def smoothed(values: Sequence[float], radius: int) -> list[float]:
 def first_maximum(values: Sequence[float], radius: int) -> int | None:
     """Index of the first local maximum of the smoothed values: they rise to it and fall behind it.
 
-    Of a plateau it is the last index. None where there is none inside: the two ends are no maxima. Raises ValueError
-    as `smoothed` does.
+    Of a plateau it is the last index. None where there is none inside: the two ends are no maxima.
+
+    Raises:
+        ValueError: as `smoothed`.
+
+    Example:
+        >>> first_maximum([1, 2, 4, 3, 5], 0)
+        2
+        >>> first_maximum([1, 2, 3], 0) is None
+        True
     """
     return _first(smoothed(values, radius))
 
@@ -66,14 +81,26 @@ class EarlyStopping:
         radius: of the moving average, in checks.
         method: one of `compression.METHODS`.
         channels, skip, output, batch_size: as for `accuracy_curve`.
+        seed: of the factorizations.
 
     Attributes:
         auc: of each check.
         best: the check at the first maximum of the smoothed AuC, None until it is certain.
         seconds: spent in checks.
 
-    Raises ValueError for a negative radius, an unknown method and layers that the model does not have; `check` for all
-    else that `accuracy_curve` refuses.
+    Raises:
+        ValueError: a negative radius, an unknown method and layers that the model does not have; from `check` all else
+            that `accuracy_curve` refuses.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> inputs, labels = torch.rand(20, 8), torch.arange(20) % 2
+        >>> stopper = EarlyStopping(model, "1", inputs, labels, radius=0)
+        >>> stopper.check(), stopper.check()  # nothing was trained in between
+        (False, False)
+        >>> len(stopper.auc), stopper.best
+        (2, None)
     """
 
     def __init__(self, model: nn.Module, layers: LayerName | Sequence[LayerName], inputs: Tensor | Sequence[Tensor],
@@ -99,7 +126,10 @@ class EarlyStopping:
     def check(self) -> bool:
         """Measure AuC; True once the first maximum is certain, `radius` + 1 checks behind it.
 
-        The model is left as it was. Raises ValueError when the maximum has been found already.
+        The model is left as it was.
+
+        Raises:
+            ValueError: the maximum has been found already.
         """
         if self.best is not None:
             raise ValueError(f"the first maximum is found, at check {self.best}; restore() its weights and stop")
@@ -118,7 +148,11 @@ class EarlyStopping:
         return self.best is not None
 
     def restore(self) -> None:
-        """Give the model the weights of check `best`. Raises ValueError before a maximum is found."""
+        """Give the model the weights of check `best`.
+
+        Raises:
+            ValueError: no maximum is found yet.
+        """
         if self.best is None:
             raise ValueError(f"no maximum in {len(self.auc)} checks, so there are no weights to restore")
         self.model.load_state_dict(self._weights[self.best - len(self.auc)])

@@ -21,13 +21,28 @@ CHUNK = 2 ** 16  # rows of stored maps that are in memory at a time
 
 
 def order_key(rows):
-    """A number that tells an image's rows (h·w, C) from those of other images, and from its mirror image's."""
+    """A number that tells an image's rows (h·w, C) from those of other images, and from its mirror image's.
+
+    Example:
+        >>> rows = torch.tensor([[1.0], [2.0]])
+        >>> order_key(rows) == order_key(rows.clone()), order_key(rows) == order_key(rows.flip(0))
+        (True, False)
+    """
     weights = (torch.arange(1, len(rows) + 1, device=rows.device, dtype=torch.float64) * 0.6180339887498949) % 1
     return float(rows.sum(1, dtype=torch.float64) @ weights)
 
 
 def canonical_order(keys, shapes):
-    """The images in an order that does not depend on the one they are given in, and the first row of each therein."""
+    """The images in an order that does not depend on the one they are given in, and the first row of each therein.
+
+    Args:
+        keys: n numbers, as `order_key` gives them.
+        shapes: n × (h, w) of the images' maps.
+
+    Example:
+        >>> canonical_order([0.7, 0.2], [(2, 2), (3, 3)])
+        ([1, 0], (9, 0))
+    """
     order = sorted(range(len(keys)), key=keys.__getitem__)
     ends = np.cumsum([shapes[i][0] * shapes[i][1] for i in order]).tolist()
     starts = dict(zip(order, [0, *ends], strict=False))
@@ -36,11 +51,18 @@ def canonical_order(keys, shapes):
 
 @dataclass(frozen=True)
 class StoredMaps(Sequence):
-    """Feature maps of an image set in a memory-mapped file: a sequence of n tensors (C, h, w)."""
+    """Feature maps of an image set in a memory-mapped file: a sequence of n tensors (C, h, w).
 
-    matrix: Tensor  # (positions, C), mapped
-    shapes: tuple[tuple[int, int], ...]  # n × (h, w)
-    starts: tuple[int, ...]  # n: the first row of each image
+    Example:
+        >>> matrix = torch.arange(6.0).reshape(6, 1)
+        >>> stored = StoredMaps(matrix, shapes=((1, 2), (2, 2)), starts=(0, 2))
+        >>> len(stored), stored[1].tolist()
+        (2, [[[2.0, 3.0], [4.0, 5.0]]])
+    """
+
+    matrix: Tensor  #: (positions, C), mapped
+    shapes: tuple[tuple[int, int], ...]  #: n × (h, w)
+    starts: tuple[int, ...]  #: n, the first row of each image
 
     def __len__(self):
         return len(self.shapes)
@@ -53,15 +75,32 @@ class StoredMaps(Sequence):
 def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: LayerName, channels: str | None = None,
                 skip: int = 0, preprocess: Preprocess = None, batch_size: int = 16,
                 progress: bool = False) -> StoredMaps:
-    """`feature_maps` for a set whose maps do not fit in memory: they go to `file`, and are mapped from there.
+    """`feature_maps` for a set whose maps do not fit in memory: they go to a file, and are mapped from there.
 
     The file holds 4 bytes per channel and position, and twice that is needed while it is written. It is complete or
     absent: what an interrupted run leaves beside it, the next one overwrites. Of several processes that ask for one
-    file at a time, one writes it and the others wait, by means of an empty file <file>.lock, which stays. A file that
+    file at a time, one writes it and the others wait, by means of an empty file `<file>.lock`, which stays. A file that
     is there is used again; the first image, the last one, and of `Photographs` those whose files have changed since are
     run to see that it holds the maps of this set.
 
-    Raises ValueError when `file` is something else, and as `feature_maps`.
+    Args:
+        model, images, layer, channels, skip, preprocess, batch_size, progress: as for `feature_maps`.
+        file: where the maps are, or go.
+
+    Raises:
+        ValueError: `file` is something else, and as `feature_maps`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from nmfcore.heatmaps import factorize
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        >>> images = torch.rand(4, 3, 16, 16)
+        >>> with TemporaryDirectory() as folder:
+        ...     stored = stored_maps(model, images, Path(folder) / "maps", layer="1")
+        ...     maps = factorize(stored, 2).maps
+        >>> len(maps), maps[0].shape
+        (4, torch.Size([2, 16, 16]))
     """
     file, images = Path(file), image_set(images, preprocess)
     file.parent.mkdir(parents=True, exist_ok=True)

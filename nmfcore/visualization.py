@@ -36,21 +36,36 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: LayerName, preproc
               objective: str = "cosine", seed: int = 0) -> Tensor:
     """Images (n, 3, side, side), RGB in [0, 1], one for each direction.
 
-    directions: (n, C), C the channels of `layer`. preprocess: from RGB (n, 3, side, side) in [0, 1] to what the model
-    expects. channels, skip: as for `feature_maps`.
-    objective, of which the mean over positions is raised in `steps` steps of Adam:
-
-    - "cosine" between activation and direction (eq. 5.1);
-    - "dot_cosine", the dot product times the cosine, for directions that little else is close to, as single channels
-      (Olah, Mordvintsev and Schubert 2017).
-
     Images are given by their Fourier coefficients, scaled to the spectrum of photographs, in colours that are
     uncorrelated, and are moved, scaled and rotated a little before each step, as Olah et al. do. All start from the
     same noise and undergo the same movements, so that an image does not depend on the other directions. The model is
     run in evaluation mode and left as it was, and so is PyTorch's random state.
 
-    Raises ValueError for a layer that does not exist or gives no feature maps, a direction of another width, that is
-    zero or not finite, a side below 32, and an unknown objective.
+    Args:
+        model: any `nn.Module`.
+        directions: (n, C), C the channels of `layer`.
+        layer: by name, or the module itself.
+        preprocess: from RGB (n, 3, side, side) in [0, 1] to what the model expects.
+        channels, skip: as for `feature_maps`.
+        side: of the images, in pixels; 32 at least.
+        steps: of Adam.
+        step_size: of Adam.
+        objective: of which the mean over positions is raised:
+
+            - "cosine" between activation and direction (eq. 5.1);
+            - "dot_cosine", the dot product times the cosine, for directions that little else is close to, as single
+              channels (Olah, Mordvintsev and Schubert 2017).
+        seed: of the noise and the movements.
+
+    Raises:
+        ValueError: a layer that does not exist or gives no feature maps, a direction of another width, that is zero or
+            not finite, a side below 32, and an unknown objective.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU())
+        >>> channels, centred = torch.eye(8)[:2], lambda images: images - 0.5
+        >>> visualize(model, channels, layer="1", preprocess=centred, side=32, steps=4).shape
+        torch.Size([2, 3, 32, 32])
     """
     if not isinstance(objective, str) or objective not in ("cosine", "dot_cosine"):
         raise ValueError(f"objective {objective!r} is not 'cosine' or 'dot_cosine'")
@@ -107,8 +122,19 @@ def responses(model: nn.Module, images: Images, directions: Tensor, *, layer: La
               skip: int = 0, preprocess: Preprocess = None) -> Tensor:
     """(m, n): the mean over positions of the cosine between the activations of m images and n directions (n, C).
 
-    images, channels, skip, preprocess: as for `feature_maps`. A visualization that shows what it should has the largest
-    entry of its row at its own direction. Raises ValueError as `visualize` and `feature_maps` do.
+    A visualization that shows what it should has the largest entry of its row at its own direction.
+
+    Args:
+        model, images, layer, channels, skip, preprocess: as for `feature_maps`.
+        directions: (n, C), C the channels of `layer`.
+
+    Raises:
+        ValueError: as `visualize` and `feature_maps`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU())
+        >>> responses(model, torch.rand(4, 3, 32, 32), torch.eye(8)[:2], layer="1").shape
+        torch.Size([4, 2])
     """
     wanted = _unit(directions)
     images = image_set(images, preprocess)
@@ -126,6 +152,10 @@ def from_spectrum(spectrum: Tensor, side: int) -> Tensor:
 
     The coefficients are divided by their frequency, as those of photographs fall off, so that a step of Adam changes
     large forms and small ones alike; the colours are uncorrelated (see `COLOR`).
+
+    Example:
+        >>> from_spectrum(torch.zeros(1, 3, 32, 17, 2), 32).unique()
+        tensor([0.5000])
     """
     scaled = torch.view_as_complex(spectrum) * _scale(side).to(spectrum.device)
     plain = torch.fft.irfft2(scaled, s=(side, side)) / 4
@@ -135,7 +165,16 @@ def from_spectrum(spectrum: Tensor, side: int) -> Tensor:
 def to_spectrum(images: Tensor) -> Tensor:
     """The coefficients from which `from_spectrum` makes images (n, 3, side, side), to start an optimization there.
 
-    Values are kept 1/512 away from 0 and 1, which no finite coefficients give. Raises ValueError for other shapes.
+    Values are kept 1/512 away from 0 and 1, which no finite coefficients give.
+
+    Raises:
+        ValueError: images of other shapes.
+
+    Example:
+        >>> images = torch.rand(2, 3, 32, 32) * 0.9 + 0.05
+        >>> spectrum = to_spectrum(images)
+        >>> spectrum.shape, torch.allclose(from_spectrum(spectrum, 32), images, atol=1e-4)
+        (torch.Size([2, 3, 32, 17, 2]), True)
     """
     if images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ValueError(f"images must be square, (n, 3, side, side), got {tuple(images.shape)}")

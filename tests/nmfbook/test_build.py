@@ -53,7 +53,7 @@ def write_book(root, **chapters):
     first, *others = [*chapters, "reproduction"]
     rest = "".join(f"- file: book/{name}\n" for name in others)
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/{first}\nchapters:\n{rest}")
-    for name in ("_config.yml", "book/references.bib", "requirements.txt"):
+    for name in ("_config.yml", "book/references.bib", "requirements.txt", "CHANGELOG.md"):
         shutil.copy(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "book" / "_assets", root / "book" / "_assets")
     for name, text in {"nmfcore/nmf.py": "x = 1\n", "nmfbook/build.py": "y = 1\n",
@@ -296,6 +296,7 @@ def test_site(pages):
     html = root / "_build/html"
     sound, unsound = ((html / f"book/{name}.html").read_text(encoding="utf-8") for name in ("sound", "unsound"))
     assert (html / "index.html").exists()
+    assert (root / "_build/site/CHANGELOG.md").exists()  # book/changelog.md includes it
     assert foreign(sound) == [] and mute(sound) == []
     assert dead_links("book/sound.html", html) == []
     assert foreign(unsound) == ["https://cdn.example/x.js"] and len(mute(unsound)) == 2
