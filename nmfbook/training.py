@@ -10,7 +10,6 @@ No augmentation: the thesis mentions none. It does not print learning rates or s
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from nmfcore._files import replacing
 from nmfcore.gate import logits, ready, run, running
 
 _FORMAT = "nmfcore.training/2"
@@ -217,13 +217,8 @@ def _save(file, settings, model, labels, steps, history, device):
     tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                for key, value in tensors.items()}
     state = json.dumps({"settings": settings, "history": asdict(history)})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # two processes may train the same network
-    try:
+    with replacing(file) as partial:
         save_file(tensors, partial, {"format": _FORMAT, "state": state, "crc32": _crc(tensors, state)})
-        os.replace(partial, file)  # an interrupted run leaves the old checkpoint whole
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def snapshot(model: nn.Module, steps: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -258,7 +253,7 @@ def _load(file, settings, model, steps, device):
     except (SafetensorError, OSError) as error:
         raise ValueError(f"checkpoint {file} cannot be read ({error}); {cure}") from error
     if about.get("format") != _FORMAT:
-        raise ValueError(f"{file} is not a checkpoint of nmfcore.training; {cure}")
+        raise ValueError(f"{file} is not a checkpoint of this kind; {cure}")
     if about.get("crc32") != _crc(tensors, about.get("state", "")):
         raise ValueError(f"checkpoint {file} is damaged: its checksum is wrong; {cure}")
     state = json.loads(about["state"])

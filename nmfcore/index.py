@@ -2,17 +2,17 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._files import replacing
 from ._inputs import isolated
 from ._optional import needed_by
 from .gate import check_counts, described, ids, is_dense
@@ -185,21 +185,15 @@ class Index:
         Args:
             folder: made where it is missing.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        draft, card = folder / f"descriptors.{os.getpid()}.draft", folder / f"index.{os.getpid()}.draft"
-        try:
-            save_file({"descriptors": self.descriptors.contiguous()}, draft)
-            digest = hashlib.sha256(draft.read_bytes()).hexdigest()
-            file = folder / f"descriptors-{digest[:16]}.safetensors"
-            os.replace(draft, file)
-            text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
-                               "left_out": self.left_out, "stamps": self.stamps}, indent=1, ensure_ascii=False)
-            card.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
-            os.replace(card, folder / "index.json")
-        finally:
-            draft.unlink(missing_ok=True)
-            card.unlink(missing_ok=True)
+        folder, content = Path(folder), save({"descriptors": self.descriptors.contiguous()})
+        digest = hashlib.sha256(content).hexdigest()
+        file = folder / f"descriptors-{digest[:16]}.safetensors"
+        with replacing(file) as partial:
+            partial.write_bytes(content)
+        text = json.dumps({"version": VERSION, "sha256": digest, "about": self.about, "names": self.names,
+                           "left_out": self.left_out, "stamps": self.stamps}, indent=1, ensure_ascii=False)
+        with replacing(folder / "index.json") as partial:
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
         for old in folder.glob("descriptors-*.safetensors"):
             if old != file:
                 old.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
+from ._files import replacing
 from .feature_maps import Maps
 from .heatmaps import COLORS, overlay
 from .photographs import Photographs, describe_passed_over, readable
@@ -142,19 +143,13 @@ def write(file: str | Path, entries: Iterable[str], *, title: str, about: Sequen
         ...     owner_of(Path(folder, "page.html"))
         'me'
     """
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as page:  # names need not be text
-            page.write(PAGE.format(title=escape(title), style=STYLE,
-                                   owner=owner and f'<meta name="{OWNER}" content="{escape(owner)}">\n',
-                                   about="\n".join(f"<p>{escape(text)}</p>" for text in about)))
-            page.writelines(entries)
-            page.write("</main>\n</html>\n")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(file) as partial, \
+            open(partial, "w", encoding="utf-8", errors="backslashreplace") as page:  # names need not be text
+        page.write(PAGE.format(title=escape(title), style=STYLE,
+                               owner=owner and f'<meta name="{OWNER}" content="{escape(owner)}">\n',
+                               about="\n".join(f"<p>{escape(text)}</p>" for text in about)))
+        page.writelines(entries)
+        page.write("</main>\n</html>\n")
 
 
 def short(name: str) -> str:

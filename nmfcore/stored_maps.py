@@ -1,7 +1,7 @@
 """Feature maps of image sets that do not fit in memory: in a memory-mapped file."""
 
 import json
-import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from ._files import replacing
 from .activations import to_matrix
 from .feature_maps import Images, Preprocess, image_set, mapped
 from .gate import LayerName
@@ -114,14 +115,12 @@ def stored_maps(model: nn.Module, images: Images, file: str | Path, *, layer: La
 
 def _write_maps(file, forward):
     """Write what `mapped` gives, as the batches come, and put the images into their canonical order."""
-    draft, partial = (file.with_name(f"{file.name}.{end}") for end in ("draft", "partial"))
     found, written = {}, 0
-    try:
-        with open(draft, "wb") as target:
-            for i, _, maps in forward:
-                rows = to_matrix(maps[None]).float().cpu().contiguous()
-                found[i] = tuple(maps.shape[1:]), order_key(rows), written
-                written += target.write(rows.numpy().tobytes())
+    with replacing(file) as partial, tempfile.TemporaryFile(dir=file.parent) as draft:
+        for i, _, maps in forward:
+            rows = to_matrix(maps[None]).float().cpu().contiguous()
+            found[i] = tuple(maps.shape[1:]), order_key(rows), written
+            written += draft.write(rows.numpy().tobytes())
         shapes, keys, places = zip(*(found[i] for i in range(len(found))), strict=True)
         order, starts = canonical_order(keys, shapes)
         C = rows.shape[1]
@@ -129,14 +128,11 @@ def _write_maps(file, forward):
                              "maps": {"dtype": "F32", "shape": [written // (4 * C), C],
                                       "data_offsets": [0, written]}}).encode()
         header += b" " * (-len(header) % 8)
-        with open(draft, "rb") as source, open(partial, "wb") as target:  # the safetensors format
+        with open(partial, "wb") as target:  # the safetensors format
             target.write(len(header).to_bytes(8, "little") + header)
             for i in order:
-                source.seek(places[i])
-                target.write(source.read(4 * C * shapes[i][0] * shapes[i][1]))
-        os.replace(partial, file)
-    finally:
-        draft.unlink(missing_ok=True)
+                draft.seek(places[i])
+                target.write(draft.read(4 * C * shapes[i][0] * shapes[i][1]))
 
 
 def _opened(file):

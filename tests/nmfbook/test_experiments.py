@@ -115,16 +115,16 @@ def test_the_largest_job_fits_into_a_file():
 
 def test_early_stopping_goes_on_from_its_last_check_to_the_bit(tmp_path, monkeypatch):
     whole = early_stopping.train(STOPPING, tmp_path / "whole")
-    calls, original = [], files._in_one_step
+    calls, original = [], files.replacing
 
-    def killed(file, write):
+    def killed(file):
         calls.append(file.name)
         if len(calls) == 5:  # the third check is trained, its state not yet kept
             raise KeyboardInterrupt
-        original(file, write)
+        return original(file)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(files, "_in_one_step", killed)
+        patch.setattr(files, "replacing", killed)
         early_stopping.train(STOPPING, tmp_path / "parts")
     resumed = early_stopping.train(STOPPING, tmp_path / "parts")
     for one, other in zip(whole.weights, resumed.weights, strict=True):

@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_leaves_no_half_file(book, m
     def refuse(_, target):
         raise OSError(number, os.strerror(number), str(target))
 
-    monkeypatch.setattr(files.os, "replace", refuse)
+    monkeypatch.setattr("nmfcore._files.os.replace", refuse)
     monkeypatch.setattr(interrupts, "once", lambda: None)
     assert main(["measure"]) == 1
     said = capsys.readouterr().err

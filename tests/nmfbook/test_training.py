@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_named(saved, damage):
 
 def test_a_file_that_is_no_checkpoint(saved):
     save_file(load_file(saved), saved)  # the same tensors without a header
-    with pytest.raises(ValueError, match=r"net\.safetensors is not a checkpoint of nmfcore\.training; delete"):
+    with pytest.raises(ValueError, match=r"net\.safetensors is not a checkpoint of this kind; delete"):
         train(small(), x, y, checkpoint=saved)
     with pytest.raises(ValueError, match=r"cannot be read"):
         train(small(), x, y, checkpoint=saved.parent)

@@ -287,7 +287,8 @@ def test_make_passes_every_other_value_on_to_the_letter(dry_make):
     assert dry_make("book", f"PROFILE={odd}", f"SEED={odd}", f"DEVICE={odd}") == ["-m", "nmfbook.build", "book", *given]
     called = ["--device", odd, "--experiment", odd, "--job", odd, "--hours", odd]
     assert dry_make("measure", *(f"{name}={odd}" for name in ("DEVICE", "EXPERIMENT", "JOB", "HOURS")))[-8:] == called
-    assert dry_make("audit", f"N={odd}")[2:] == ["audit", "--number", odd, "--device", "cpu"]
+    called = ["audit", "--number", odd, "--device", "cpu", "--experiment", "", "--job", odd]
+    assert dry_make("audit", f"N={odd}", f"JOB={odd}")[2:] == called
     assert dry_make("chapter", "CHAPTER=heatmaps", f"SEED={odd}")[-1] == "heatmaps"
     assert dry_make("chapter")[:2] == ["-m", "nmfbook.build"]
     assert dry_make("serve", f"PORT={odd}")[-1] == odd

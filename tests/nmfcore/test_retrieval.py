@@ -329,7 +329,7 @@ def test_an_interrupted_save_leaves_the_old_index(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr("nmfcore.index.os.replace", fails)
+    monkeypatch.setattr("nmfcore._files.os.replace", fails)
     larger = index(21)
     with pytest.raises(KeyboardInterrupt):
         larger.save(tmp_path)
