@@ -183,7 +183,7 @@ def labeled_images(name: str, *, split: str = "train", per_class: int | None = N
             raise ValueError("digits are not split; take split='train' and keep some of them for testing")
         images, labels = sklearn.datasets.load_digits(return_X_y=True)
         pixels = torch.from_numpy(np.round(images * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
-        return _first_of_each(pixels, labels, DIGITS, "handwritten digits, 8 × 8, in scikit-learn", per_class)
+        return first_of_each(pixels, labels, DIGITS, "handwritten digits, 8 × 8, in scikit-learn", per_class)
     if name not in ORIGINALS:
         raise ValueError(f"no labeled images {name!r}; there are {', '.join([*ORIGINALS, 'digits'])}")
     if split not in ("train", "test"):
@@ -296,10 +296,10 @@ def _original(name, split, folder, per_class, download):
         file = folder / ORIGINALS[name][1][split][0]
         raise ValueError(f"{ORIGINALS[name][0]} ({split}) cannot be read at {file} ({error}); remove what is "
                          "there and pass download=True with a connection") from error
-    return _first_of_each(images, labels, classes, f"{ORIGINALS[name][0]}, {split}, the original files", per_class)
+    return first_of_each(images, labels, classes, f"{ORIGINALS[name][0]}, {split}, the original files", per_class)
 
 
-def _first_of_each(images, labels, classes, source, per_class):
+def first_of_each(images, labels, classes, source, per_class):
     """The first `per_class` images of each class, in the order they have."""
     _check_per_class(per_class)
     labels = torch.as_tensor(labels, dtype=torch.int64)

@@ -16,7 +16,7 @@ import torch
 
 from nmfcore.networks import data_folder
 
-from .datasets import LabeledImages, _first_of_each
+from .datasets import LabeledImages, first_of_each
 
 DECIBELS = 80  # what is fainter than this below a clip's maximum is black
 
@@ -74,7 +74,7 @@ def labeled_sounds(name: str, *, split: str = "train", per_class: int | None = N
                          f"({os.environ.get('NMFCORE_DATA') or 'not set'}); {layout.home}")
     rows, classes = _rows(data / layout.table, layout, split)
     labels = [classes.index(label) for _, _, label in rows]
-    kept = _first_of_each(torch.arange(len(rows)), labels, classes, "", per_class)  # chosen before they are decoded
+    kept = first_of_each(torch.arange(len(rows)), labels, classes, "", per_class)  # chosen before they are decoded
     files = [data / layout.audio.format(fold=rows[i][1], file=rows[i][0]) for i in kept.images.tolist()]
     images = np.stack([_spectrogram(_clip(file, seconds, rate, layout), frames, hop, window, filters)
                        for file in files])  # (n, bands, frames)

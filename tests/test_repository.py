@@ -1,5 +1,6 @@
 """The frame of the repository: the lock fits the declared dependencies, and no file says what it must not."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -112,3 +113,53 @@ def test_make_help_lists_every_target():
     shown = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True).stdout
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
     assert [target for target in targets if f"make {target} " not in shown] == []
+
+
+def imports_of(path):
+    """Modules of the repository that a file imports when it is itself imported: absolute names."""
+    package = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts[:-1])
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for part in ast.walk(node) if isinstance(node, (ast.Try, ast.With, ast.If)) else [node]:
+            if isinstance(part, ast.If) and "TYPE_CHECKING" in ast.dump(part.test):
+                break
+            if isinstance(part, ast.Import):
+                found |= {alias.name for alias in part.names}
+            elif isinstance(part, ast.ImportFrom):
+                parents = package.split(".")
+                base = ".".join(parents[:len(parents) - part.level + 1]) if part.level else ""
+                module = ".".join(filter(None, [base, part.module]))
+                found |= {module, *(f"{module}.{alias.name}" for alias in part.names)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def library():
+    """Module -> those that it imports, as far as they are the repository's."""
+    files = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path
+             for path in sorted((REPOSITORY / "nmfcore").rglob("*.py"))}
+    return {name.removesuffix(".__init__"): imports_of(path) for name, path in files.items()}
+
+
+def test_the_library_knows_nothing_of_the_book(library):
+    for name, imported in library.items():
+        assert not any(other.split(".")[0] in ("nmfbook", "book", "tests") for other in imported), name
+    for path in (REPOSITORY / "nmfcore").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) nmfbook", path.read_text(encoding="utf-8"), re.M), path
+    quiet = "import sys, {names}; print(*({{'matplotlib', 'IPython', 'myst_nb'}} & {{*sys.modules}}))"
+    names = ", ".join(name for name in library if not name.endswith(("triton", "__main__")))
+    assert subprocess.run([sys.executable, "-c", quiet.format(names=names)], capture_output=True, text=True,
+                          check=True).stdout.split() == []
+
+
+def test_its_modules_import_only_from_floors_below(library):
+    floors: dict[str, int] = {}
+
+    def floor(name, above=()):
+        assert name not in above, f"a circle: {' → '.join([*above, name])}"
+        if name not in floors:
+            inner = [other for other in library[name] if other in library and other != name
+                     and not name.startswith(f"{other}.")]  # a package is complete after its modules
+            floors[name] = 1 + max((floor(other, (*above, name)) for other in inner), default=0)
+        return floors[name]
+    assert max(map(floor, library)) < 20
