@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision import ops
 
 from .activations import to_matrix
 from .factorization import kmeans
@@ -431,10 +432,12 @@ def box_iou(first: Sequence[int], second: Sequence[int]) -> float:
         >>> box_iou((0, 0, 3, 3), (2, 0, 5, 3))  # 8 pixels of 24
         0.3333333333333333
     """
-    width = min(first[2], second[2]) - max(first[0], second[0]) + 1
-    height = min(first[3], second[3]) - max(first[1], second[1]) + 1
-    shared = max(width, 0) * max(height, 0)
-    return shared / (_area(first) + _area(second) - shared)
+    corners = torch.tensor([first[:4], second[:4]], dtype=torch.float64)
+    for corner, given in zip(corners, (first, second), strict=True):
+        if not bool((corner[2:] >= corner[:2]).all()):
+            raise ValueError(f"box {tuple(given)} ends before it begins; expected x_min, y_min, x_max, y_max")
+    corners[:, 2:] += 1  # the last pixel is inside
+    return float(ops.box_iou(corners[:1], corners[1:]))
 
 
 def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]) -> float:
@@ -461,9 +464,3 @@ def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]
     hits = [any(found is not None and box_iou(found, true) >= 0.5 for true in image)
             for found, image in zip(boxes, truth, strict=True)]
     return sum(hits) / len(hits)
-
-
-def _area(box):
-    if box[2] < box[0] or box[3] < box[1]:
-        raise ValueError(f"box {tuple(box)} ends before it begins; expected x_min, y_min, x_max, y_max")
-    return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
