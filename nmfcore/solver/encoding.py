@@ -135,12 +135,13 @@ def _relax(X, G, C, pool):
     cpu, (P, K) = backends.cpu, X.shape
     tiles = cpu.tiles(X.contiguous().numpy(), np.ones(P, bool), -(-K // cpu.LANES) * cpu.LANES)
     T, padded, _ = tiles.shape
-    gram, rows = cpu.zeros(tiles, padded, padded), cpu.zeros(tiles, T * cpu.LANES, padded)
+    inverse = np.zeros(-(-K // 8) * 8, tiles.dtype)
+    gram, rows = cpu.zeros(inverse, padded, padded), cpu.zeros(inverse, T * cpu.LANES, padded)
     gram[:K, :K], rows[:P, :K] = G.numpy(), C.numpy()
-    blocks, inverse = cpu.zeros(tiles, padded // 8, padded, 8), cpu.zeros(tiles, -(-K // 8) * 8)
+    blocks, out = cpu.zeros(inverse, padded // 8, padded, 8), cpu.aligned(inverse, *tiles.shape)
     cpu.couple(gram, blocks, inverse)
     nothing = tiles.dtype.type(0)
-    cpu.update_tiles(rows, tiles, tiles.copy(), np.empty_like(tiles), blocks, inverse, nothing, _SWEEPS, pool)
+    cpu.update_tiles(rows, tiles, tiles.copy(), out, blocks, inverse, nothing, _SWEEPS, pool)
     return torch.from_numpy(rows[:P, :K].copy())
 
 
