@@ -34,6 +34,15 @@ def to_matrix(maps: Tensor) -> Tensor:
 
     Those of a one-dimensional convolution, (n, C, L), likewise. A matrix (n, C), as a fully connected layer gives it,
     stays as it is.
+
+    Raises:
+        ValueError: for another number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.activations import to_matrix
+        >>> to_matrix(torch.rand(2, 16, 4, 5)).shape
+        torch.Size([40, 16])
     """
     if maps.dim() not in (2, 3, 4):
         raise ValueError(f"activations must have shape (n, C), (n, C, L) or (n, C, H, W), got {tuple(maps.shape)}")
@@ -41,7 +50,21 @@ def to_matrix(maps: Tensor) -> Tensor:
 
 
 def to_maps(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Inverse of `to_matrix`: (n·H·W, K) as (n, K, H, W), where `shape` is that of the original maps."""
+    """Inverse of `to_matrix`: (n·H·W, K) as (n, K, H, W).
+
+    Args:
+        matrix: (n·H·W, K), such as U.
+        shape: that of the original maps, (n, C, H, W), (n, C, L) or (n, C).
+
+    Raises:
+        ValueError: where the rows are not as many as these maps have positions.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.activations import to_maps
+        >>> to_maps(torch.rand(40, 3), (2, 16, 4, 5)).shape
+        torch.Size([2, 3, 4, 5])
+    """
     if len(shape) == 2:
         return matrix
     n, _, *sides = shape
@@ -52,18 +75,35 @@ def to_maps(matrix: Tensor, shape: Sequence[int]) -> Tensor:
 
 def capture(model: nn.Module, layers: LayerName | Iterable[LayerName], inputs: Tensor, *, channels: str | None = None,
             skip: int = 0, batch_size: int | None = None, gradient: bool = False) -> dict[LayerName, Tensor]:
-    """Outputs of layers for a batch of inputs: dict layer -> tensor, on the model's device.
+    """Outputs of layers for a batch of inputs, on the model's device.
 
-    layers: by name, or as the module itself; they are the keys of the dict. inputs: (n, ...), converted to the type of
-    the model's parameters. channels: by default, what is returned is what the layer gives. With "last" for a layer of
-    (n, H, W, C), or "tokens" for one of (n, T, C), of which the first `skip` are left out, it is (n, C, H, W) or
-    (n, C, T).
+    The model is run in evaluation mode and left as it was. The forward pass stops after the last of the layers. A
+    module that runs several times, as the ReLUs in torchvision's ResNets do, gives its first output.
 
-    The model is run in evaluation mode and left as it was. The forward pass stops after the last of the layers. With
-    `gradient`, what is returned can be differentiated with respect to the inputs; otherwise no gradient is kept.
-    `batch_size` splits the inputs. A module that runs several times, as the ReLUs in torchvision's ResNets do, gives
-    its first output. Raises ValueError for a layer the model does not have, one that the forward pass never reaches or
-    whose output is not a tensor, a layout that does not fit, and inputs that the model does not take.
+    Args:
+        model: any module.
+        layers: by name, or as the module itself.
+        inputs: (n, ...), converted to the type of the model's parameters.
+        channels: by default, what is returned is what the layer gives. With "last" for a layer of (n, H, W, C), or
+            "tokens" for one of (n, T, C), it is (n, C, H, W) or (n, C, T).
+        skip: of the tokens, so many at the beginning are left out.
+        batch_size: splits the inputs.
+        gradient: what is returned can be differentiated with respect to the inputs; otherwise no gradient is kept.
+
+    Returns:
+        Layer -> tensor, with the layers as they were given for keys.
+
+    Raises:
+        ValueError: for a layer the model does not have, one that the forward pass never reaches or whose output is not
+            a tensor, a layout that does not fit, and inputs that the model does not take.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.activations import capture
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+        >>> capture(model, "1", torch.rand(2, 3, 8, 8))["1"].shape
+        torch.Size([2, 8, 6, 6])
     """
     model = unwrapped(model)
     check_channels(channels, skip)
@@ -84,7 +124,26 @@ def capture(model: nn.Module, layers: LayerName | Iterable[LayerName], inputs: T
 
 @contextmanager
 def replaced(model: nn.Module, replacements: Mapping[LayerName, Callable[[Tensor], Tensor]]) -> Iterator[nn.Module]:
-    """Within the block, the output of each layer passes through a function: {layer: function of a tensor}."""
+    """Within the block, the output of each layer passes through a function.
+
+    Args:
+        model: any module.
+        replacements: {layer: function of a tensor}, layers by name or as the module itself.
+
+    Raises:
+        ValueError: for a layer the model does not have.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.activations import replaced
+        >>> model = nn.Sequential(nn.Identity(), nn.Flatten())
+        >>> with replaced(model, {"0": lambda maps: maps / 2}):
+        ...     model(torch.ones(1, 2))
+        tensor([[0.5000, 0.5000]])
+        >>> model(torch.ones(1, 2))
+        tensor([[1., 1.]])
+    """
     layers = find_layers(unwrapped(model), list(replacements))
     handles = [layer.module.register_forward_hook(lambda _module, _args, output, change=change: change(output))
                for layer, change in zip(layers, replacements.values(), strict=True)]
@@ -103,6 +162,26 @@ def resumed(model: nn.Module, layers: Iterable[LayerName], inputs: Tensor) -> It
     more what they gave then. For these inputs alone, without gradients, and for a model that does the same in every
     pass. Modules with hooks are run, as hooks may change what they give. What is not run again has left its `watched`
     widths in the list.
+
+    Args:
+        model: any module.
+        layers: by name, or as the module itself.
+        inputs: what the model takes.
+
+    Raises:
+        ValueError: for a layer the model does not have.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.activations import replaced, resumed
+        >>> model, inputs = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval(), torch.rand(3, 4)
+        >>> with torch.no_grad(), resumed(model, ["1"], inputs):  # the first layer is not run again
+        ...     outputs = [model(inputs)]
+        ...     with replaced(model, {"1": torch.zeros_like}):
+        ...         outputs.append(model(inputs))
+        >>> torch.equal(outputs[0], model(inputs)), torch.equal(outputs[1], model[2].bias.expand(3, 2))
+        (True, True)
     """
     targets = {layer.module for layer in find_layers(model, layers)}
     inner = [module for module in model.modules() if module is not model]
@@ -160,16 +239,45 @@ def resumed(model: nn.Module, layers: Iterable[LayerName], inputs: Tensor) -> It
 def relu_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     """Names of the layers that end in a ReLU, in the order in which they run: what `capture` and NMF can take.
 
-    Found by what a forward pass of `inputs` (n, ...), a few samples, shows, whether the ReLU is a module or a
-    function: a module that runs once and gives a tensor without negative entries, some of them zero, although
-    negative ones came in or arose inside. Of modules that give the same tensor, the innermost counts; a ReLU that
-    runs several times, as in torchvision's ResNets, is represented by the block around it.
+    Found by what a forward pass shows, whether the ReLU is a module or a function: a module that runs once and gives a
+    tensor without negative entries, some of them zero, although negative ones came in or arose inside. Of modules that
+    give the same tensor, the innermost counts; a ReLU that runs several times, as in torchvision's ResNets, is
+    represented by the block around it.
+
+    Args:
+        model: any module.
+        inputs: (n, ...), a few samples.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.activations import relu_layers
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
+        >>> relu_layers(model, torch.rand(2, 3, 8, 8))
+        ['1', '3']
     """
     return [name for name, _, relu in _ends(unwrapped(model), inputs) if relu]
 
 
 def against_negatives(model: nn.Module, layer: str, inputs: Tensor, channels: str | None = None) -> str:
-    """What to do about negative outputs of a layer: the advice that belongs into the error."""
+    """What to do about negative outputs of a layer: the advice that belongs into the error.
+
+    Args:
+        model: any module.
+        layer: its name.
+        inputs: (n, ...), a few samples.
+        channels: as for `capture`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.activations import against_negatives
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+        >>> against_negatives(model, "0", torch.rand(2, 3, 8, 8))
+        "name the ReLU that follows it: '1' is the next layer that ends in one"
+    """
     try:
         ends = _ends(unwrapped(model), inputs)
     except Exception:  # what comes behind the layer need not run
@@ -237,6 +345,20 @@ def reflection_padding(model: nn.Module) -> Iterator[nn.Module]:
 
     Batch normalization after zero padding makes image borders stand out as factors of their own (thesis section
     4.2.2); reflection removes them.
+
+    Args:
+        model: any module; those of its two-dimensional convolutions that pad with zeros are changed.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.activations import reflection_padding
+        >>> model = nn.Conv2d(1, 1, 3, padding=1)
+        >>> with reflection_padding(model):
+        ...     model.padding_mode
+        'reflect'
+        >>> model.padding_mode
+        'zeros'
     """
     changed = [m for m in model.modules()
                if isinstance(m, nn.Conv2d) and m.padding_mode == "zeros" and any(m._reversed_padding_repeated_twice)]

@@ -18,8 +18,8 @@ _TYPES = [np.float64, np.float32]
 class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """X ≈ U V, X (N, M), with parts V (K, M) learned by `nmf`, and U (N, K) found for any rows by `encode`.
 
-        model = NMF(3).fit(X)
-        U = model.transform(new)
+    X is non-negative; float32 stays float32, anything else becomes float64, and CSR matrices become dense. U of
+    `fit_transform` is that of `transform`: the best for V, where `nmf` stops at a tolerance.
 
     Args:
         n_components: K.
@@ -33,9 +33,19 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_iter_: iterations of `nmf`.
         n_components_, n_features_in_: K, M. feature_names_in_: the columns of a table.
 
-    X is non-negative; float32 stays float32, anything else becomes float64, and CSR matrices become dense. U of
-    `fit_transform` is that of `transform`: the best for V, where `nmf` stops at a tolerance. Raises ValueError as `nmf`
-    does, and NotFittedError before `fit`.
+    Raises:
+        ValueError: as `nmf` does.
+        NotFittedError: before `fit`.
+
+    Example:
+        >>> import numpy as np
+        >>> from nmfcore import NMF
+        >>> X = np.array([[1, 0, 2], [0, 3, 0], [2, 0, 4], [0, 1, 0]])
+        >>> model = NMF(2, random_state=0).fit(X)
+        >>> model.transform(X).shape, model.components_.shape
+        ((4, 2), (2, 3))
+        >>> round(model.score(X), 3)
+        1.0
     """
 
     def __init__(self, n_components: int = 2, *, solver: str = "hals", max_iter: int | None = None, tol: float = 1e-4,

@@ -2,8 +2,8 @@
 
 Every function takes A (N, M) and a rank and returns a `Factorization`, so that methods can be exchanged in an
 experiment; `nmfcore.nmf` returns the same U, V and approximation. A sparse A is made dense, half precision computed in
-float32. None of them centres the data: the thesis
-factorizes activations as they are, and the origin is where a ReLU unit is silent.
+float32. None of them centres the data: the thesis factorizes activations as they are, and the origin is where a ReLU
+unit is silent.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,22 @@ from .solver import nmf
 
 @dataclass(frozen=True)
 class Factorization:
-    U: torch.Tensor  # (N, K) "where"
-    V: torch.Tensor  # (K, M) "what"
+    """A ≈ U V.
+
+    Attributes:
+        U: (N, K) "where".
+        V: (K, M) "what".
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.factorization import Factorization
+        >>> Factorization(torch.ones(2, 1), torch.tensor([[1.0, 2, 3]])).approximation
+        tensor([[1., 2., 3.],
+                [1., 2., 3.]])
+    """
+
+    U: torch.Tensor
+    V: torch.Tensor
 
     @property
     @isolated()
@@ -33,6 +47,22 @@ def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
     """Best rank-K approximation A V Vᵀ with orthonormal rows of V (eq. 2.19): an SVD without centring.
 
     Signs are arbitrary in PCA; each row of V is given the sign that makes its largest entry positive.
+
+    Args:
+        A: (N, M).
+        rank: K.
+        seed: of no effect.
+
+    Raises:
+        ValueError: for A that is not a floating matrix, empty or not finite, and for a rank that is not an integer from
+            1 to the smaller of N and M.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.factorization import pca
+        >>> result = pca(torch.tensor([[3.0, 4.0], [6.0, 8.0]]), 1)
+        >>> result.V
+        tensor([[0.6000, 0.8000]])
     """
     A = _checked(A, rank, 0, 1)
     _, _, V = torch.linalg.svd(A, full_matrices=False)
@@ -43,8 +73,27 @@ def pca(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
 
 @isolated()
 def kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int = 10) -> Factorization:
-    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20). The best of `n_init` runs of Lloyd's
-    algorithm."""
+    """Each row is replaced by the nearest of K centroids: U is one-hot (eq. 2.20).
+
+    Args:
+        A: (N, M).
+        rank: K.
+        seed: of the starts.
+        n_init: runs of Lloyd's algorithm, of which the best counts.
+
+    Raises:
+        ValueError: for A that is not a floating matrix, empty or not finite, and for a rank that is not an integer from
+            1 to N.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.factorization import kmeans
+        >>> result = kmeans(torch.tensor([[0.0, 1.0], [0.0, 3.0], [9.0, 0.0]]), 2)
+        >>> result.approximation
+        tensor([[0., 2.],
+                [0., 2.],
+                [9., 0.]])
+    """
     A = _checked(A, rank, 0)
     fit = KMeans(rank, n_init=n_init, random_state=seed).fit(A.cpu().numpy())
     labels = torch.as_tensor(fit.labels_, device=A.device).long()
@@ -58,6 +107,24 @@ def spherical_kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int =
 
     Rows of V have unit norm; U has one non-zero per row, the length of A_i along its centroid. Zero rows have no
     direction: they keep U = 0 and do not move a centroid.
+
+    Args:
+        A: (N, M).
+        rank: K.
+        seed: of the starts.
+        n_init: starts, of which the best counts.
+        max_iter: rounds from each of them.
+
+    Raises:
+        ValueError: for A that is not a floating matrix, empty or not finite, and for a rank that is not an integer from
+            1 to the number of rows that are not zero.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.factorization import spherical_kmeans
+        >>> result = spherical_kmeans(torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0]]), 2)
+        >>> result.U.sum(1)
+        tensor([1., 5., 2.])
     """
     A = _checked(A, rank, 0)
     peak = A.abs().amax(1, keepdim=True)
@@ -86,7 +153,24 @@ def spherical_kmeans(A: torch.Tensor, rank: int, *, seed: int = 0, n_init: int =
 
 @isolated()
 def random_ablation(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorization:
-    """Keep K randomly chosen columns of A and set the others to zero (eq. 2.28; Morcos et al. 2018)."""
+    """Keep K randomly chosen columns of A and set the others to zero (eq. 2.28; Morcos et al. 2018).
+
+    Args:
+        A: (N, M).
+        rank: K.
+        seed: of the choice.
+
+    Raises:
+        ValueError: for A that is not a floating matrix, empty or not finite, and for a rank that is not an integer from
+            1 to M.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.factorization import random_ablation
+        >>> result = random_ablation(torch.ones(2, 5), 3)
+        >>> result.approximation.sum(1)
+        tensor([3., 3.])
+    """
     A = _checked(A, rank, 1)
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randperm(A.shape[1], generator=generator)[:rank].sort().values.to(A.device)

@@ -19,8 +19,6 @@ from .solver.plain import sweep
 class NMFPerturbation(Channelwise):
     """Ã + r (A − Ã) in training mode, where Ã ≈ A is non-negative of rank K; the identity in evaluation mode.
 
-        nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), NMFPerturbation(8))
-
     Each sample of a batch has its own r, drawn uniformly from [1 − strength, 1]. The batch (n, C, H, W), (n, C, L) or
     (n, C) is one matrix A with a row for each position, and Ã = U V. V is a buffer that follows the network: each
     step starts from the last one's, so that a few sweeps suffice. It is not part of the state dict.
@@ -34,7 +32,16 @@ class NMFPerturbation(Channelwise):
         sweeps: HALS sweeps for U, after which V gets one.
         channels: "tokens" for activations (n, T, C), "last" for (n, ..., C).
 
-    Raises ValueError for arguments out of range, and in the forward pass for negative activations: put it after a ReLU.
+    Raises:
+        ValueError: for arguments out of range, and in the forward pass for negative activations: put it after a ReLU.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from nmfcore.regularization import NMFPerturbation
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), NMFPerturbation(4))
+        >>> model(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     dictionary: Tensor  # (K, C), the rows of V; none before the first batch
@@ -101,12 +108,26 @@ class NMFPerturbation(Channelwise):
 
 @isolated()
 def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:
-    """(N, M) U V, the points closest to the rows of A (N, M) in the cone of the rows of V (K, M), by HALS.
+    """(N, M) U V, the points closest to the rows of A in the cone of the rows of V, by HALS.
 
     Differentiable in A, V is taken as constant. Where U > 0 on the same set S of factors nearby, the closest point is a
-    linear projection onto the span of V_S, and its own derivative; that is what the backward pass applies. It is exact
-    once `sweeps` are enough to find S, the gradient of a few sweeps being that of the limit they approach. Half
-    precision is computed in float32.
+    linear projection onto the span of V_S, and its own derivative; that is what the backward pass applies.
+
+    Args:
+        A: (N, M). Half precision is computed in float32.
+        V: (K, M).
+        sweeps: it is exact once they are enough to find S, the gradient of a few sweeps being that of the limit they
+            approach.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.regularization import project
+        >>> A = torch.tensor([[3.0, 1.0, 0.0]], requires_grad=True)
+        >>> point = project(A, torch.tensor([[1.0, 1.0, 0.0]]))
+        >>> point.tolist()
+        [[2.0, 2.0, 0.0]]
+        >>> torch.autograd.grad(point[0, 0], A)[0]
+        tensor([[0.5000, 0.5000, 0.0000]])
     """
     full = torch.promote_types(A.dtype, torch.float32)
     return _Project.apply(A.to(full), V.detach().to(full), sweeps).to(A.dtype)

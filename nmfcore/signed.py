@@ -18,8 +18,18 @@ class Split(Channelwise):
         model.block3 = nn.Sequential(model.block3, Split(), Join())
         accuracy_curve(model, "block3.1", inputs, labels)
 
-    channels: of both, "last" for (n, ..., C), "tokens" for (n, T, C); the default is dimension 1. Functions that take a
-    model then know where the channels are. Raises ValueError for another name, and for a tensor that does not fit.
+    Args:
+        channels: of both, "last" for (n, ..., C), "tokens" for (n, T, C); the default is dimension 1. Functions that
+            take a model then know where the channels are.
+
+    Raises:
+        ValueError: for another name, and for a tensor that does not fit.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.signed import Split
+        >>> Split()(torch.tensor([[1.0, -2.0]])).tolist()
+        [[1.0, 0.0, 0.0, 2.0]]
     """
 
     widens = 2
@@ -30,7 +40,20 @@ class Split(Channelwise):
 
 
 class Join(Channelwise):
-    """The inverse of `Split`: (n, 2C, ...) -> (n, C, ...). Raises ValueError for an odd number of channels."""
+    """The inverse of `Split`: (n, 2C, ...) -> (n, C, ...).
+
+    Args:
+        channels: as for `Split`.
+
+    Raises:
+        ValueError: for an odd number of channels.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.signed import Join
+        >>> Join()(torch.tensor([[1.0, 0.0, 0.0, 2.0]])).tolist()
+        [[1.0, -2.0]]
+    """
 
     def forward(self, parts: Tensor) -> Tensor:
         along = self.dimension(parts)
@@ -43,13 +66,28 @@ class Join(Channelwise):
 
 @isolated()
 def semi_nmf(A: Tensor, rank: int, *, max_iter: int = 200, tol: float = 1e-4, seed: int = 0) -> Factorization:
-    """A ≈ U V with U ≥ 0 and V of any sign (Ding, Li and Jordan 2010), A (N, M) of any sign.
+    """A ≈ U V with U ≥ 0 and V of any sign (Ding, Li and Jordan 2010).
 
     It starts from an NMF of the positive and negative parts side by side, which is such a factorization already, and
-    lowers its error: V by least squares, U by HALS, in turn, until the error falls by less than `tol` of itself.
-    Rows of V have unit length. A sparse A is made dense.
+    lowers its error: V by least squares, U by HALS, in turn. Rows of V have unit length.
 
-    Raises ValueError as `nmf` does, and for max_iter below 1.
+    Args:
+        A: (N, M) of any sign; a sparse one is made dense.
+        rank: K.
+        max_iter: turns of U and V at most.
+        tol: it stops when the error falls by less than `tol` of itself in a turn.
+        seed: of the NMF.
+
+    Raises:
+        ValueError: as `nmf` does, and for max_iter below 1.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.signed import semi_nmf
+        >>> A = torch.outer(torch.tensor([1.0, 2, 3]), torch.tensor([0.6, -0.8]))
+        >>> result = semi_nmf(A, 1)
+        >>> torch.allclose(result.approximation, A, atol=1e-5), bool((result.U >= 0).all())
+        (True, True)
     """
     check_counts(max_iter=max_iter)
     A, ((rank,), _) = dense(A, "(N, M)"), listed([rank])

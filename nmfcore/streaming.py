@@ -16,10 +16,6 @@ from .solver.plain import sweep
 class StreamingNMF:
     """A_t ≈ U_t V_t for one chunk after the other, with V ≥ 0 that is carried along.
 
-        stream = StreamingNMF(4)
-        for maps in frames:
-            U = stream.update(to_matrix(maps[None]))
-
     Of what has passed only V (K, M) and two sums are kept, Σ γ^(t−s) U_sᵀ U_s (K, K) and Σ γ^(t−s) U_sᵀ A_s (K, M). The
     new chunk's U and V then take turns, V against these sums (online dictionary learning, Mairal et al. 2010, with
     forgetting). The memory does not grow with the number of chunks.
@@ -31,7 +27,21 @@ class StreamingNMF:
         sweeps: of HALS in each turn.
         seed: of the first chunk's factorization, by `nmf`, from which V starts.
 
-    Raises ValueError for arguments out of range, and as `nmf` for a chunk that has no such factorization.
+    Attributes:
+        V: (K, M), rows of unit length; None before the first chunk.
+
+    Raises:
+        ValueError: for arguments out of range, and as `nmf` for a chunk that has no such factorization.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore.activations import to_matrix
+        >>> from nmfcore.streaming import StreamingNMF
+        >>> stream = StreamingNMF(4)
+        >>> for maps in torch.rand(3, 16, 5, 5, generator=torch.Generator().manual_seed(0)):  # frames of a video
+        ...     U = stream.update(to_matrix(maps[None]))
+        >>> U.shape, stream.V.shape
+        (torch.Size([25, 4]), torch.Size([4, 16]))
     """
 
     rank: int
@@ -45,7 +55,7 @@ class StreamingNMF:
         if not isinstance(forget, Real) or not 0 < forget <= 1:
             raise ValueError(f"forget={forget!r} must be above 0 and at most 1")
         self.rank, self.forget, self.turns, self.sweeps, self.seed = rank, forget, turns, sweeps, seed
-        self.V: Tensor | None = None  # (K, M), rows of unit length
+        self.V: Tensor | None = None
 
     @isolated()
     @torch.no_grad()

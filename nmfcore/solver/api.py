@@ -47,30 +47,47 @@ def nmf(A, rank, *, solver: str = "hals", init: str | tuple[Tensor, Tensor] = "r
         max_iter: int | None = None, tol: float = 1e-4, seed: int = 0, backend: str = "auto"):
     """Minimize ‖A − U V‖_F over U, V ≥ 0 (thesis eq. 2.27).
 
-    A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, float64 stays float64. It may be
-        sparse, of any layout, or a SciPy sparse matrix; HALS on the CPU then works on the entries that are not zero, as
-        long as these are few, and everything else makes it dense.
-    rank: K, or a sequence of ranks, which gives a list with one `Factors` per rank.
-    solver: "hals", or "mu" for plain multiplicative updates.
-    init: "random", or a pair U (…, N, K), V (…, K, M) to start from.
-    mask: (…, N) bool, False for padding rows of ragged batches; they are left out and get U = 0.
-    warm: each rank of a sequence but the lowest starts from the result of the rank below and rows of what that leaves
-        unexplained; False starts every rank as if it were alone. Given factors and "mu" never start warm.
-    chunk: work on a single matrix `chunk` rows at a time. A stays where it is, for example in a memory-mapped file
-        (torch.from_file), in any floating type; held in memory are U, V, one chunk, and once a sample of the rows.
-    group: the rows of A are spread over the processes of this torch.distributed group, each of which makes the same
-        call with its own rows and gets its own rows of U, and the same V and error.
-    max_iter: default 1000 for "hals", 200 for "mu".
-    tol: "hals" stops when the error falls by less than `tol` of itself per iteration, averaged over ten; "mu" when it
-        falls by less than `tol` of the initial error in ten iterations (the usual rule, and a lax one).
-        Either stops at an exact fit, a relative error below 1e-6 (1e-12 in float64).
-    backend: "auto", what is fastest where A is; "torch", PyTorch alone, with nothing compiled.
-
     The start depends on `seed` alone: each problem of a batch starts as it would alone. Where rows outnumber what V
     needs, a sample of them is solved first. Components that have died get a new start before a problem stops.
-    Zero rows and columns of A stay zero in U and V. Raises ValueError for input that has no such factorization
-    (negative, NaN, infinite, empty, integer), for a rank below 1 and for one that memory cannot hold; if it does so in
-    one process of a group, then in all.
+    Zero rows and columns of A stay zero in U and V.
+
+    Args:
+        A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, float64 stays float64. It may
+            be sparse, of any layout, or a SciPy sparse matrix; HALS on the CPU then works on the entries that are not
+            zero, as long as these are few, and everything else makes it dense.
+        rank: K, or a sequence of ranks.
+        solver: "hals", or "mu" for plain multiplicative updates.
+        init: "random", or a pair U (…, N, K), V (…, K, M) to start from.
+        mask: (…, N) bool, False for padding rows of ragged batches; they are left out and get U = 0.
+        warm: each rank of a sequence but the lowest starts from the result of the rank below and rows of what that
+            leaves unexplained; False starts every rank as if it were alone. Given factors and "mu" never start warm.
+        chunk: work on a single matrix `chunk` rows at a time. A stays where it is, for example in a memory-mapped file
+            (torch.from_file), in any floating type; held in memory are U, V, one chunk, and once a sample of the rows.
+        group: the rows of A are spread over the processes of this torch.distributed group, each of which makes the same
+            call with its own rows and gets its own rows of U, and the same V and error.
+        max_iter: default 1000 for "hals", 200 for "mu".
+        tol: "hals" stops when the error falls by less than `tol` of itself per iteration, averaged over ten; "mu" when
+            it falls by less than `tol` of the initial error in ten iterations (the usual rule, and a lax one).
+            Either stops at an exact fit, a relative error below 1e-6 (1e-12 in float64).
+        seed: of the start.
+        backend: "auto", what is fastest where A is; "torch", PyTorch alone, with nothing compiled.
+
+    Returns:
+        `Factors`, or a list with one for each rank of a sequence.
+
+    Raises:
+        ValueError: for input that has no such factorization (negative, NaN, infinite, empty, integer), for a rank below
+            1 and for one that memory cannot hold; if it does so in one process of a group, then in all.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore import nmf
+        >>> A = torch.block_diag(torch.ones(4, 3), 2 * torch.ones(5, 2))
+        >>> factors = nmf(A, 2)
+        >>> factors.U.shape, factors.V.shape, factors.reason
+        (torch.Size([9, 2]), torch.Size([2, 5]), 'exact')
+        >>> [round(float(result.error), 2) for result in nmf(A, (1, 2))]
+        [0.48, 0.0]
     """
     single = isinstance(rank, Number)
     ranks = [rank] if single else list(rank)

@@ -11,14 +11,16 @@ as tiles (⌈P/16⌉, K', 16), K' = K rounded up to a multiple of 16; what is pa
 """
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
+from contextlib import suppress
 
 import numpy as np
 import torch
 from numba import njit
+from numba.core.event import Listener, register
 from torch import Tensor
 
 from .processes import Rows
@@ -28,6 +30,7 @@ from .vectors import (
     BLOCK,
     LANES,
     WIDTH,
+    aligned_rows,
     extrapolate,
     load,
     lowest_bit,
@@ -96,8 +99,11 @@ def _iterate(problem, starts, max_iter, tol, revivals=0):
 
 # --- compiled -----------------------------------------------------------------------------------------------
 
+kernel = njit(nogil=True, cache=True)
+part = njit(nogil=True, cache=True, inline="always")  # of a kernel: compiled with it, not once more by itself
 
-@njit(nogil=True, cache=True)
+
+@part
 def sweep(X, C, G, inverse, inner, active, seen):
     """`inner` passes of HALS over one tile, in place: X, C (K', 16).
 
@@ -123,7 +129,7 @@ def sweep(X, C, G, inverse, inner, active, seen):
     return count
 
 
-@njit(nogil=True, cache=True)
+@part
 def add_gram(U, active, count, G):
     """Add UᵀU of 16 rows U (16, K') to G (K', K'), the blocks on and above the diagonal; U is zero off `active`."""
     if count == 0:
@@ -144,18 +150,13 @@ def add_gram(U, active, count, G):
             store(G, (k3, b), g3)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def aligned(like, *shape):
-    """An empty array whose rows of 16 values, of the type of `like`, do not straddle cache lines."""
-    size = 1
-    for length in shape:
-        size *= length
-    memory = np.empty(size + LANES, like.dtype)
-    first = -memory.ctypes.data // memory.itemsize % LANES
-    return memory[first:first + size].reshape(shape)
+    """An empty array whose rows, of 16 q values, begin where cache lines do; `like` (…,) gives the type."""
+    return aligned_rows(np.empty((shape[0] + 1, *shape[1:]), like.dtype))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def update(R, X, last, out, G, inverse, beta, inner, gram):
     """Relax tiles X (T, K', 16), given the rows of A Vᵀ in R (16 T, K'); leave the new rows of U in R.
 
@@ -163,7 +164,7 @@ def update(R, X, last, out, G, inverse, beta, inner, gram):
     last = new.
     """
     T, K, _ = X.shape
-    C, new = aligned(X, K, LANES), aligned(X, K, LANES)
+    C = aligned_rows(np.empty((K + 1, LANES), X.dtype))
     active, count = np.empty((_CHUNK, K + 3), np.int64), np.empty(_CHUNK, np.int64)
     seen = np.empty(len(inverse) // BLOCK, np.int64)
     for first in range(0, T, _CHUNK):  # all sweeps, then all products: G and `gram` do not push each other out of cache
@@ -172,21 +173,20 @@ def update(R, X, last, out, G, inverse, beta, inner, gram):
             for k in range(0, K, LANES):
                 transpose(R, t * LANES, k, C, k, 0)
             for k in range(K):
-                store(new, (k, 0), load(X, (t, k, 0)))
-            count[t - first] = sweep(new, C, G, inverse, inner, active[t - first], seen)
+                store(out, (t, k, 0), load(X, (t, k, 0)))
+            count[t - first] = sweep(out[t], C, G, inverse, inner, active[t - first], seen)
             for k in range(K):
-                y = load(new, (k, 0))
+                y = load(out, (t, k, 0))
                 x = extrapolate(y, load(last, (t, k, 0)), beta)
                 store(last, (t, k, 0), y)
                 store(out, (t, k, 0), x)
-                store(C, (k, 0), x)
             for k in range(0, K, LANES):
-                transpose(C, k, 0, R, t * LANES, k)
+                transpose(out[t], k, 0, R, t * LANES, k)
         for t in range(first, stop):
             add_gram(R[t * LANES:(t + 1) * LANES], active[t - first], count[t - first], gram)
 
 
-@njit(nogil=True, cache=True)
+@part
 def products(indptr, indices, values, V, R):
     """R (P, K') = A V for P rows of a CSR matrix: `indptr` (P + 1,), V (M, K')."""
     for i in range(len(indptr) - 1):
@@ -194,7 +194,7 @@ def products(indptr, indices, values, V, R):
             row_product(indices, values, indptr[i], indptr[i + 1], V, i, b, R)
 
 
-@njit(nogil=True, cache=True)
+@part
 def add_products(indptr, indices, values, U, C):
     """C (M, K') += AᵀU for P rows of a CSR matrix, U (P, K')."""
     for i in range(len(indptr) - 1):
@@ -202,10 +202,10 @@ def add_products(indptr, indices, values, U, C):
             row_add(indices, values, indptr[i], indptr[i + 1], U, i, b, C)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def update_rows(indptr, indices, values, V, X, last, out, G, inverse, beta, inner, C, gram):
     """One update of the rows of U that belong to `indptr`, adding to C = AᵀU and gram = UᵀU while they are in cache."""
-    R = aligned(V, _CHUNK * LANES, V.shape[1])
+    R = aligned_rows(np.empty((_CHUNK * LANES + 1, V.shape[1]), V.dtype))
     for t in range(0, len(X), _CHUNK):
         stop = min(t + _CHUNK, len(X))
         pointers = indptr[t * LANES:stop * LANES + 1]
@@ -216,20 +216,17 @@ def update_rows(indptr, indices, values, V, X, last, out, G, inverse, beta, inne
         add_products(pointers, indices, values, rows, C)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def couple(gram, G, inverse):
-    """Make `gram` symmetric from its upper blocks, and from it G (K'/8, K', 8) and the inverse diagonal for `relax`."""
+    """G (K'/8, K', 8) and the inverse diagonal for `relax`, from `gram` (K', K')."""
     K = len(gram)
-    for k in range(K):
-        for j in range(k):
-            gram[k, j] = gram[j, k]
     for k in range(len(inverse)):
         inverse[k] = 1 / gram[k, k] if gram[k, k] > 0 else 0  # a dead component stays as it is
         for j in range(K):
             G[k // BLOCK, j, k % BLOCK] = gram[j, k]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def compress(A, bits, indptr, indices, values, columns):
     """Fill the CSR form of A (N, M), unless it needs more than the space there is less M: then indptr[-1] = −1.
 
@@ -265,7 +262,7 @@ def compress(A, bits, indptr, indices, values, columns):
     return largest
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def gather(indptr, indices, values, rows, to, columns):
     """Column indices and values of some rows of a CSR matrix; fills their `to` (at least len(rows) + 1,) and columns,
     as `compress` does."""
@@ -281,35 +278,33 @@ def gather(indptr, indices, values, rows, to, columns):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def square_norm(values):
+def inner_product(X, Y):
+    """⟨X, Y⟩ of two matrices, summed in float64."""
     total = 0.0
-    for p in range(len(values)):
-        total += np.float64(values[p]) ** 2
+    for i in range(len(X)):
+        for k in range(X.shape[1]):
+            total += np.float64(X[i, k]) * np.float64(Y[i, k])
     return total
 
 
-@njit(nogil=True, cache=True)
-def add_all(V, gram):
-    """Add VᵀV of rows V (16 T, K') to gram (K', K'), the blocks on and above the diagonal."""
-    everything = np.arange(len(gram) + 3)
-    for t in range(0, len(V), LANES):
-        add_gram(V[t:t + LANES], everything, len(gram), gram)
+class _Notice(Listener):
+    """Says on stderr that `update`, which takes longest, is being compiled, as seconds of silence look like an error.
+
+    numba keeps what it compiled, so it is said once a machine and type of numbers.
+    """
+
+    def on_start(self, event):
+        if event.data["dispatcher"] is update and sys.stderr is not None:
+            kind = event.data["args"][0].dtype
+            with suppress(OSError, ValueError):  # a closed stream is no reason to stop
+                print(f"nmfcore: compiling for {kind} on this processor, once (some seconds)", file=sys.stderr,
+                      flush=True)
+
+    def on_end(self, event):
+        pass
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def fit(C, gram, V):
-    """⟨C, V⟩ and ⟨gram, VᵀV⟩, summed in float64."""
-    K, cross, own = len(gram), 0.0, 0.0
-    other = np.zeros((K, K), V.dtype)
-    add_all(V, other)
-    for m in range(len(V)):
-        for k in range(K):
-            cross += np.float64(C[m, k]) * np.float64(V[m, k])
-    for k in range(K):
-        for j in range(k // LANES * LANES, K):
-            part = np.float64(gram[k, j]) * np.float64(other[k, j])
-            own += part if j // LANES == k // LANES else 2 * part
-    return cross, own
+register("numba:compile", _Notice())
 
 
 # --- from matrices to updates -------------------------------------------------------------------------------
@@ -320,7 +315,7 @@ class Sparse:
 
     def __init__(self, N, indptr, indices, values, columns):
         self.N, self.indptr, self.indices, self.values, self.columns = N, indptr, indices, values, columns
-        self.rows, self.square = np.diff(indptr)[:N] > 0, square_norm(values)
+        self.rows, self.square = np.diff(indptr)[:N] > 0, inner_product(values[None], values[None])
 
     def divided(self, scale):
         return Sparse(self.N, self.indptr, self.indices, self.values / scale, self.columns) if scale != 1 else self
@@ -345,7 +340,7 @@ class Sparse:
         def work(t, stop, C, gram):
             update_rows(self.indptr[t * LANES:stop * LANES + 1], self.indices, self.values, V, X[t:stop],
                         last[t:stop], out[t:stop], G, inverse, beta, inner, C, gram)
-        return _in_pieces(work, len(X), V, pool)
+        return _in_pieces(work, len(X), V.shape, inverse, pool)
 
 
 class Dense:
@@ -377,7 +372,7 @@ class Dense:
 
     def update(self, V, X, last, out, G, inverse, beta, inner, pool):
         K, first = V.shape[1], 0
-        C, gram = zeros(V, *V.shape), zeros(V, K, K)
+        C, gram = zeros(inverse, *V.shape), zeros(inverse, K, K)
         for A in self.slices():
             N, M = A.shape
             R = torch.zeros(-(-N // LANES) * LANES, K, dtype=A.dtype)
@@ -394,30 +389,36 @@ def update_tiles(R, X, last, out, G, inverse, beta, inner, pool):
     def work(t, stop, _, gram):
         rows = R[t * LANES:stop * LANES]
         update(rows, X[t:stop], last[t:stop], out[t:stop], G, inverse, beta, inner, gram)
-    return _in_pieces(work, len(X), R[:0], pool)[1]
+    return _in_pieces(work, len(X), (0, X.shape[1]), inverse, pool)[1]
 
 
-def _in_pieces(work, tiles, like, pool):
-    """Run work(first tile, stop, C, gram), which adds to C and gram, on pieces of the tiles; return the sums.
+def _in_pieces(work, tiles, shape, like, pool):
+    """Run work(first tile, stop, C, gram), which adds to C, of this shape (M', K'), and to gram (K', K'), on pieces of
+    the tiles; return the sums, gram made symmetric. like: as for `aligned`.
 
     The pieces, and with them the rounding, do not depend on the number of threads.
     """
-    K = like.shape[1]
+    K = shape[1]
     count = min(8, max(1, tiles * K // 2 ** 13))
     edges = [tiles * i // count for i in range(count + 1)]
 
     def piece(first, stop):
-        C, gram = zeros(like, *like.shape), zeros(like, K, K)
+        C, gram = zeros(like, *shape), zeros(like, K, K)
         work(first, stop, C, gram)
         return C, gram
+    parts = iter((pool.map if pool and count > 1 else map)(piece, edges[:-1], edges[1:]))
+    C, gram = next(parts)
+    for part in parts:
+        C += part[0]
+        gram += part[1]
+    return C, mirrored(gram)
 
-    def add(total, part):
-        total[0].__iadd__(part[0])
-        total[1].__iadd__(part[1])
-        return total
-    parts = (pool.map if pool and count > 1 else map)(piece, edges[:-1], edges[1:])
-    *_, total = accumulate(parts, add)
-    return total
+
+def mirrored(gram):
+    """It, with the blocks below the diagonal filled from those above."""
+    for k in range(LANES, len(gram), LANES):
+        gram[k:, k - LANES:k] = gram[k - LANES:k, k:].T
+    return gram
 
 
 def survey_all(A, rank):
@@ -465,10 +466,10 @@ class Problem:
         self.norm2 = norm2[0]
         self.X = tiles(U.contiguous().numpy(), source.rows, -(-self.K // LANES) * LANES)
         self.W = self._tiles_of_V(V, columns > 0)
-        self.last, self.out = zeros(self.X, *self.X.shape), aligned(self.X, *self.X.shape)
-        K = self.X.shape[1]
-        self.G, self.inverse = zeros(self.X, K // BLOCK, K, BLOCK), zeros(self.X, -(-self.K // BLOCK) * BLOCK)
-        self.V = untiled(self.W)  # (M', K') rows of the point that the next step starts from
+        K, self.inverse = self.X.shape[1], np.zeros(-(-self.K // BLOCK) * BLOCK, self.X.dtype)
+        self.G = zeros(self.inverse, K // BLOCK, K, BLOCK)
+        self.last, self.out = zeros(self.inverse, *self.X.shape), aligned(self.inverse, *self.X.shape)
+        self.spare = aligned(self.inverse, *self.W.shape)  # tiles that `_rows` leaves behind
         self._first_step(sweeps(self.K)[1])
         self._restart(None if guess is None else self._tiles_of_V(guess))
 
@@ -483,16 +484,24 @@ class Problem:
         couple(gram, self.G, self.inverse)
         return C, gram
 
+    def _rows(self, W):
+        """(M', K') rows of V and V Vᵀ, from its tiles: an update that changes nothing."""
+        K = W.shape[1]
+        rows, gram = aligned(self.inverse, len(W) * LANES, K), zeros(self.inverse, K, K)
+        update(rows, W, self.spare, self.spare, self.G, self.inverse, W.dtype.type(0), 0, gram)
+        return rows, mirrored(gram)
+
     def _update_V(self, C, start, last, beta, inner):
         """Step of V from `start`, `last` becoming its result: what it extrapolates to, as tiles and rows, and Gram."""
-        out, rows = aligned(C, *start.shape), _copy(C)
+        out, rows = aligned(self.inverse, *start.shape), _copy(C)
         return out, rows, update_tiles(rows, start, last, out, self.G, self.inverse, beta, inner, self.pool)
 
     def _first_step(self, inner):
         """Make U V fit A as well as one factor can, then improve V, as the products for it are at hand."""
         nothing = self.G.dtype.type(0)
+        self.V, gram_V = self._rows(self.W)
         C, gram = self._products(nothing, 0)  # which leaves U in `last` and `out`, too
-        cross, own = fit(C, gram, self.V)
+        cross, own = inner_product(C, self.V), inner_product(gram, gram_V)
         factor = self.G.dtype.type(math.sqrt(cross / own) if cross > 0 and own > 0 else 1)
         for array in (self.X, self.last, self.out, C, self.W):
             array *= factor
@@ -501,14 +510,14 @@ class Problem:
         new = _copy(self.W)
         self._update_V(C, self.W, new, nothing, inner)
         self.W = new
-        self.error = self._relative(C, gram, untiled(new))
+        self.error = self._relative(C, gram, new)
 
-    def _relative(self, C, gram, V):
-        """‖A − U V‖ / ‖A‖ from the products, or from the residual of (out, V) where they would cancel."""
+    def _relative(self, C, gram, W):
+        """‖A − U V‖ / ‖A‖ from the products, or from the residual of (out, W) where they would cancel."""
         if self.norm2 == 0:
             return 0.0
-        cross, own = fit(C, gram, V)
-        square = (self.norm2 - 2 * cross + own) / self.norm2
+        V, gram_V = self._rows(W)
+        square = (self.norm2 - 2 * inner_product(C, V) + inner_product(gram, gram_V)) / self.norm2
         if square < CLOSE[self.dtype]:
             total, first = np.zeros(1), 0
             V = torch.from_numpy(V[:self.M, :self.K]).double().mT
@@ -533,7 +542,7 @@ class Problem:
         C, gram = self._products(beta, inner_U)
         new = _copy(self.W)
         out, V, gram_V = self._update_V(C, self.from_, new, beta, inner_V)
-        error = self._relative(C, gram, untiled(new))
+        error = self._relative(C, gram, new)
         if error <= self.error:
             self.X, self.out = self.out, self.X
             self.W, self.from_, self.V, self.gram_V = new, out, V, gram_V
@@ -543,9 +552,7 @@ class Problem:
 
     def _restart(self, guess=None):
         self.from_, self.t = self.W if guess is None else guess, 1.0
-        self.V = untiled(self.from_)
-        self.gram_V = zeros(self.V, *(self.V.shape[1],) * 2)
-        add_all(self.V, self.gram_V)
+        self.V, self.gram_V = self._rows(self.from_)  # the point that the next step starts from
 
     def dead(self):
         """Indices of the components that contribute nothing."""
@@ -572,30 +579,25 @@ def zeros(like, *shape):
 
 
 def _copy(X):
-    Y = aligned(X, *X.shape)
+    Y = aligned(X.reshape(-1), *X.shape)
     Y[:] = X
     return Y
 
 
-@njit(nogil=True, cache=True)
 def tiles(X, keep, K):
     """(P, k) -> (⌈P/16⌉, K, 16), with zeros in the rows that are not kept."""
-    T = -(-len(X) // LANES)
-    out = aligned(X, T, K, LANES)
-    out[:] = 0
-    for i in range(len(X)):
-        if keep[i]:
-            for k in range(X.shape[1]):
-                out[i // LANES, k, i % LANES] = X[i, k]
+    (P, k), whole = X.shape, len(X) // LANES
+    out = zeros(X.reshape(-1), -(-P // LANES), K, LANES)
+    out[:whole, :k] = X[:whole * LANES].reshape(whole, LANES, k).transpose(0, 2, 1)
+    out[whole:, :k, :P % LANES] = X[whole * LANES:].T
+    left_out = np.flatnonzero(~keep)
+    out[left_out // LANES, :, left_out % LANES] = 0
     return out
 
 
-@njit(nogil=True, cache=True)
 def untiled(tiles):
     """(T, K', 16) -> (16 T, K')."""
     T, K, _ = tiles.shape
-    out = aligned(tiles, T * LANES, K)
-    for t in range(T):
-        for k in range(0, K, LANES):
-            transpose(tiles[t], k, 0, out, t * LANES, k)
+    out = aligned(tiles.reshape(-1), T * LANES, K)
+    out.reshape(T, LANES, K)[:] = tiles.transpose(0, 2, 1)
     return out

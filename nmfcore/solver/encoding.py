@@ -30,24 +30,35 @@ _RIDGE = {torch.float32: 1e-6, torch.float64: 1e-13}  # lets components be equal
 @isolated()
 @torch.no_grad()
 def encode(A: Tensor, V: Tensor, *, chunk: int | None = None, tol: float | None = None) -> Tensor:
-    """U (…, N, K) of min ‖A − U V‖_F over U ≥ 0, with V as it is.
-
-    A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, also under autocast, float64
-        stays float64. Sparse tensors and SciPy's sparse matrices are made dense.
-    V: (…, K, M) non-negative, one for each matrix of A, or (K, M), one for all of them. Its rows may have any length
-        and depend on each other; where they do, U is not unique, but U V is.
-    chunk: rows worked on together; default: as many as hold 32 million entries. A stays where it is, for example in a
-        memory-mapped file, in any floating type.
-    tol: a row is done when exact steps in its components, each taken alone, would together move its approximation by at
-        most `tol` of the row's length, which is its Karush-Kuhn-Tucker residual as in `Factors.kkt`. Default: 1e-5, in
-        float64 1e-10.
+    """U of min ‖A − U V‖_F over U ≥ 0, with V as it is: new rows in known concepts.
 
     Zero rows of A, and components that are zero in V, get U = 0. No row's result depends on other rows.
-    Raises ValueError for input that has no such U (negative, NaN, infinite, empty, integer) and for shapes of A and V
-    that do not fit each other; warns where rounding keeps rows from `tol`.
 
-        factors = nmf(A, 10)
-        U = encode(new, factors.V)
+    Args:
+        A: (…, N, M) floating tensor, non-negative; half precision is computed in float32, also under autocast, float64
+            stays float64. Sparse tensors and SciPy's sparse matrices are made dense.
+        V: (…, K, M) non-negative, one for each matrix of A, or (K, M), one for all of them. Its rows may have any
+            length and depend on each other; where they do, U is not unique, but U V is.
+        chunk: rows worked on together; default: as many as hold 32 million entries. A stays where it is, for example in
+            a memory-mapped file, in any floating type.
+        tol: a row is done when exact steps in its components, each taken alone, would together move its approximation
+            by at most `tol` of the row's length, which is its Karush-Kuhn-Tucker residual as in `Factors.kkt`. Default:
+            1e-5, in float64 1e-10. Where rounding keeps rows from it, a RuntimeWarning says so.
+
+    Returns:
+        U (…, N, K).
+
+    Raises:
+        ValueError: for input that has no such U (negative, NaN, infinite, empty, integer) and for shapes of A and V
+            that do not fit each other.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore import encode
+        >>> V = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+        >>> encode(torch.tensor([[2.0, 3, 3], [0, 1, 2]]), V)
+        tensor([[2.0000, 3.0000],
+                [0.0000, 1.5000]])
     """
     A = dense(A) if is_sparse(A) else A
     check_matrices("A", A)
@@ -135,12 +146,13 @@ def _relax(X, G, C, pool):
     cpu, (P, K) = backends.cpu, X.shape
     tiles = cpu.tiles(X.contiguous().numpy(), np.ones(P, bool), -(-K // cpu.LANES) * cpu.LANES)
     T, padded, _ = tiles.shape
-    gram, rows = cpu.zeros(tiles, padded, padded), cpu.zeros(tiles, T * cpu.LANES, padded)
+    inverse = np.zeros(-(-K // 8) * 8, tiles.dtype)
+    gram, rows = cpu.zeros(inverse, padded, padded), cpu.zeros(inverse, T * cpu.LANES, padded)
     gram[:K, :K], rows[:P, :K] = G.numpy(), C.numpy()
-    blocks, inverse = cpu.zeros(tiles, padded // 8, padded, 8), cpu.zeros(tiles, -(-K // 8) * 8)
+    blocks, out = cpu.zeros(inverse, padded // 8, padded, 8), cpu.aligned(inverse, *tiles.shape)
     cpu.couple(gram, blocks, inverse)
     nothing = tiles.dtype.type(0)
-    cpu.update_tiles(rows, tiles, tiles.copy(), np.empty_like(tiles), blocks, inverse, nothing, _SWEEPS, pool)
+    cpu.update_tiles(rows, tiles, tiles.copy(), out, blocks, inverse, nothing, _SWEEPS, pool)
     return torch.from_numpy(rows[:P, :K].copy())
 
 

@@ -12,15 +12,35 @@ REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed b
 
 @dataclass(frozen=True)
 class Factors:
-    """A ≈ U V for one matrix or a batch; rows of V have unit ℓ2 norm, U carries the scale."""
+    """A ≈ U V for one matrix or a batch; rows of V have unit ℓ2 norm, U carries the scale.
 
-    U: Tensor  # (…, N, K) ≥ 0, "where"
-    V: Tensor  # (…, K, M) ≥ 0, "what"
-    error: Tensor  # (…) ‖A − U V‖_F / ‖A‖_F
-    iterations: Tensor  # (…) integer, over all rows of A
-    status: Tensor  # (…) index into REASONS
-    seconds: Tensor  # (…) that this rank took; problems that are solved together share theirs equally
-    start: str = "random"  # or "given", or "rank K" for a start from the result of a lower rank
+    Attributes:
+        U: (…, N, K) ≥ 0, "where".
+        V: (…, K, M) ≥ 0, "what".
+        error: (…) ‖A − U V‖_F / ‖A‖_F.
+        iterations: (…) integer, over all rows of A.
+        status: (…) index into REASONS.
+        seconds: (…) that this rank took; problems that are solved together share theirs equally.
+        start: "random", "given", or "rank K" for a start from the result of a lower rank.
+
+    Example:
+        >>> import torch
+        >>> from nmfcore import nmf
+        >>> A = torch.eye(4)
+        >>> factors = nmf(A, 4, seed=1)
+        >>> factors.reason, bool(factors.converged), bool(factors.kkt(A) < 1e-3)
+        ('exact', True, True)
+        >>> torch.allclose(factors.approximation, A, atol=1e-5)
+        True
+    """
+
+    U: Tensor
+    V: Tensor
+    error: Tensor
+    iterations: Tensor
+    status: Tensor
+    seconds: Tensor
+    start: str = "random"
 
     @property
     def converged(self) -> Tensor:
@@ -45,8 +65,10 @@ class Factors:
         """(…) How far from stationary, 0 at a point that satisfies the Karush-Kuhn-Tucker conditions.
 
         It is the norm, relative to ‖A‖_F, of the changes that an exact step in every single component, taken alone,
-        would make to the approximation: ‖(U − [U − ∇_U / ‖V_k‖²]₊) ‖V_k‖‖ and the same for V. A is what was
-        factorized; where it is sparse, it is made dense.
+        would make to the approximation: ‖(U − [U − ∇_U / ‖V_k‖²]₊) ‖V_k‖‖ and the same for V.
+
+        Args:
+            A: (…, N, M) what was factorized; where it is sparse, it is made dense.
         """
         A = dense(A).to(self.U)
         peak = A.amax((-2, -1), keepdim=True)

@@ -139,7 +139,7 @@ def sweep(X: Tensor, G: Tensor, C: Tensor, inner: int) -> Tensor: ...
 @overload
 def sweep(X: Tensor, G: Tensor, C: Tensor, inner: int, previous: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]: ...
 def sweep(X, G, C, inner, previous=None, beta=None, precision="ieee"):
-    """`inner` HALS passes over the rows of X ≥ 0 for min ½⟨X, G X⟩ − ⟨C, X⟩, as nmf._sweep, in one launch.
+    """`inner` HALS passes over the rows of X ≥ 0 for min ½⟨X, G X⟩ − ⟨C, X⟩, as `plain.sweep`, in one launch.
 
     X, C (B, K, P) and G (B, K, K), symmetric, in float32, K ≤ MAX_RANK. Returns the new X; with `previous` (B, K, P)
     and `beta` (B,) also relu(new + beta (new − previous)). Neither synchronizes nor allocates but through torch, so it

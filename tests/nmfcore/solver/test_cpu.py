@@ -8,8 +8,9 @@ import scipy.sparse
 import torch
 
 from nmfcore import nmf
-from nmfcore.solver import REASONS, backends
+from nmfcore.solver import REASONS
 from nmfcore.solver.plain import sweep
+from nmfcore.solver.processes import Rows
 
 cpu = pytest.importorskip("nmfcore.solver.cpu", exc_type=ImportError)
 torch.set_num_threads(1)
@@ -43,7 +44,7 @@ def coupled(G):
     """What the kernels take for G (K, K)."""
     K = padded(len(G))
     gram = np.zeros((K, K), G.dtype)
-    gram[:len(G), :len(G)] = np.triu(G)  # the rest is not read
+    gram[:len(G), :len(G)] = G
     blocks, inverse = np.full((K // 8, K, 8), np.nan, G.dtype), np.full(-(-len(G) // 8) * 8, np.nan, G.dtype)
     cpu.couple(gram, blocks, inverse)
     return gram, blocks, inverse
@@ -67,11 +68,10 @@ def swept(X, G, C, inner):
 def test_couple(K, dtype):
     _, G, _ = problem(K, 1, dtype, dead=[0] if K > 1 else [])
     gram, blocks, inverse = coupled(G)
-    np.testing.assert_array_equal(gram[:K, :K], np.triu(G) + np.triu(G, 1).T)
     for k in range(K):
         np.testing.assert_array_equal(blocks[k // 8, :, k % 8], gram[:, k])
     np.testing.assert_array_equal(inverse[:K], np.divide(1, np.diag(G), where=np.diag(G) > 0, out=np.zeros(K, dtype)))
-    assert not gram[K:].any() and not inverse[K:].any() and np.isfinite(blocks[:len(inverse) // 8]).all()
+    assert not inverse[K:].any() and np.isfinite(blocks[:len(inverse) // 8]).all()
 
 
 @both
@@ -100,8 +100,7 @@ def test_update_sweeps_extrapolates_and_multiplies(K, dtype):
     rows[:, :K] = C
     gram, blocks, inverse = coupled(G)
     gram[:] = 0
-    tiles, before, out = _tiles(X, padded(K)), _tiles(last, padded(K)), np.full((3, padded(K), LANES), np.nan,
-                                                                                         dtype)
+    tiles, before, out = _tiles(X, padded(K)), _tiles(last, padded(K)), np.full((3, padded(K), LANES), np.nan, dtype)
     cpu.update(rows, tiles, before, out, blocks, inverse, beta, 2, gram)
     new = swept(X, G, C, 2)
     ahead = np.maximum(new + 0.7 * (new - last), 0)
@@ -215,13 +214,34 @@ def test_tiles_and_rows_are_each_others_inverse(P, K, dtype):
 
 
 @both
-@pytest.mark.parametrize("K", [16, 48])
-def test_fit_is_the_inner_products(K, dtype):
-    rng = np.random.default_rng(K)
-    C, V, F = (rng.random((48, K)).astype(dtype) for _ in range(3))
-    gram = F.T @ F
-    own = (gram.astype(float) * (V.T.astype(float) @ V)).sum()
-    close(np.array(cpu.fit(C, gram, V), dtype), np.array([(C.astype(float) * V).sum(), own]))
+def test_inner_products_are_summed_in_float64(dtype):
+    X, Y = np.random.default_rng(0).random((2, 300, 48)).astype(dtype)
+    assert cpu.inner_product(X, Y) == pytest.approx((X.astype(float) * Y).sum(), rel=1e-13)
+
+
+@both
+@pytest.mark.parametrize("shape", [(0, 16), (5, 48), (3, 32, 16)])
+def test_rows_begin_where_cache_lines_do(shape, dtype):
+    for make in (cpu.aligned, cpu.zeros):
+        arrays = [make(np.empty(0, dtype), *shape) for _ in range(20)]
+        for X in arrays:
+            assert X.shape == shape and X.dtype == dtype and X.flags.c_contiguous and X.ctypes.data % 64 == 0
+            X[:] = 1
+    assert not cpu.zeros(np.empty(0, dtype), *shape).any()
+
+
+@both
+@pytest.mark.parametrize("K", [5, 16, 33])
+def test_a_problem_knows_the_rows_and_the_gram_matrix_of_V(K, dtype):
+    A, V = matrix(40, 30, dtype=getattr(torch, np.dtype(dtype).name)), np.random.default_rng(0).random((K, 30))
+    V[K // 2] = 0
+    form = cpu.survey_all(A[None], K)[1][0]
+    problem = cpu.Problem(form, torch.rand(40, K).to(A), torch.from_numpy(V).to(A), None, Rows(40), None)
+    rows, gram = problem._rows(problem.W)
+    W = cpu.untiled(problem.W)
+    np.testing.assert_array_equal(rows, W)
+    close(gram, W.T.astype(float) @ W)
+    np.testing.assert_array_equal(gram, gram.T)
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 100, 1000])
@@ -232,10 +252,10 @@ def test_pieces_add_up_to_the_whole_in_any_number_of_threads(tiles):
     def work(first, stop, C, gram):
         C += values[first:stop].sum(0)
         gram[0, 0] += stop - first
-    sums = [cpu._in_pieces(work, tiles, values[0], None)]
+    sums = [cpu._in_pieces(work, tiles, (5, 64), values[0, 0], None)]
     for threads in (2, 3):
         with ThreadPoolExecutor(threads) as pool:
-            sums.append(cpu._in_pieces(work, tiles, values[0], pool))
+            sums.append(cpu._in_pieces(work, tiles, (5, 64), values[0, 0], pool))
     for C, gram in sums:
         np.testing.assert_array_equal(C, sums[0][0])
         close(C, values.sum(0, dtype=float), 10)
@@ -249,12 +269,6 @@ def matrix(N, M, sparse=True, dtype=torch.float32, seed=0):
     rng = np.random.default_rng(seed)
     A = rng.random((N, 4)) @ rng.random((4, M)) + 0.5 * rng.random((N, M))
     return torch.from_numpy(A * (rng.random((N, M)) < 0.15) if sparse else A).to(dtype)
-
-
-def plainly(monkeypatch, *arguments, **options):
-    with monkeypatch.context() as patch:
-        patch.setattr(backends, "cpu", None)
-        return nmf(*arguments, **options)
 
 
 def agree(ours, plain, digits):
@@ -276,40 +290,41 @@ SIZES = [(61, 45), (64, 48), (1, 40), (40, 1), (1, 1), (100, 17)]
 @pytest.mark.parametrize("N, M", SIZES)
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("K", RANKS)
-def test_both_paths_agree_in_float64(K, sparse, N, M, monkeypatch):
+def test_both_paths_agree_in_float64(K, sparse, N, M):
     A = matrix(N, M, sparse, torch.float64)
     A[0, 0] += 0.5  # not all zero
     for options in (dict(max_iter=12, tol=0), dict(max_iter=1)):
-        agree(nmf(A, K, **options), plainly(monkeypatch, A, K, **options), 1e-7)
+        agree(nmf(A, K, **options), nmf(A, K, backend="torch", **options), 1e-7)
 
 
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("K", RANKS)
-def test_both_paths_agree_in_float32(K, sparse, monkeypatch):
+def test_both_paths_agree_in_float32(K, sparse):
     A = matrix(61, 45, sparse)
     generator = torch.Generator().manual_seed(1)
     init = torch.rand(61, K, generator=generator), torch.rand(K, 45, generator=generator)
     for options in (dict(), dict(init=init)):
         agree(nmf(A, K, max_iter=4, tol=0, **options),
-              plainly(monkeypatch, A, K, max_iter=4, tol=0, **options), 1e-4)
-    converged = [nmf(A, K, max_iter=100), plainly(monkeypatch, A, K, max_iter=100)]
+              nmf(A, K, max_iter=4, tol=0, backend="torch", **options), 1e-4)
+    converged = [nmf(A, K, max_iter=100, backend=backend) for backend in ("auto", "torch")]
     assert float(converged[0].error) == pytest.approx(float(converged[1].error), rel=0.02, abs=2e-3)
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_both_paths_agree_where_a_sample_comes_first(sparse, monkeypatch):
+def test_both_paths_agree_where_a_sample_comes_first(sparse):
     A = matrix(9000, 30, sparse, torch.float64)
     options = dict(max_iter=6, tol=0)
-    agree(nmf(A, 5, **options), plainly(monkeypatch, A, 5, **options), 1e-7)
+    agree(nmf(A, 5, **options), nmf(A, 5, backend="torch", **options), 1e-7)
 
 
-def test_both_paths_agree_over_ranks_batches_and_masks(monkeypatch):
+def test_both_paths_agree_over_ranks_batches_and_masks():
     A = torch.stack([matrix(40, 30, False, torch.float64, seed) for seed in range(2)])
     mask = torch.arange(40) < torch.tensor([40, 23])[:, None]
     options = dict(mask=mask, max_iter=10, tol=0)
-    for ours, plain in zip(nmf(A, (2, 5, 9), **options), plainly(monkeypatch, A, (2, 5, 9), **options), strict=True):
-        agree(ours, plain, 1e-7)
-        assert ours.start == plain.start
+    compiled, plain = (nmf(A, (2, 5, 9), backend=backend, **options) for backend in ("auto", "torch"))
+    for ours, theirs in zip(compiled, plain, strict=True):
+        agree(ours, theirs, 1e-7)
+        assert ours.start == theirs.start
 
 
 # --- threads ------------------------------------------------------------------------------------------------

@@ -29,12 +29,10 @@ def memory(field):
 
 PEAKS = PRELUDE + """
 N, M, K = 20_000, 512, 20
-for path in ("compiled", "plain"):
-    if path == "plain":
-        sys.modules["nmfcore.solver.backends"].cpu = None
+for path, backend in (("compiled", "auto"), ("plain", "torch")):
     for kind in ("sparse", "dense", "exact"):
         generator = torch.Generator().manual_seed(0)
-        nmf(torch.rand(2000, 100, generator=generator), K, max_iter=2)
+        nmf(torch.rand(2000, 100, generator=generator), K, max_iter=2, backend=backend)
         before = memory("VmRSS")
         A = torch.rand(N, M, generator=generator)
         if kind == "sparse":
@@ -42,7 +40,7 @@ for path in ("compiled", "plain"):
         if kind == "exact":  # errors come from the residual
             torch.mm(torch.rand(N, 3, generator=generator), torch.rand(3, M, generator=generator), out=A)
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        result = nmf(A, K, max_iter=5, tol=0)
+        result = nmf(A, K, max_iter=5, tol=0, backend=backend)
         print(json.dumps([path, kind, (memory("VmHWM") - before) / (4 * N * M), float(result.error)]))
         del A, result
 """
@@ -132,12 +130,10 @@ def test_a_bad_chunk(chunk):
 
 
 @pytest.mark.parametrize("options", [
-    dict(A=torch.ones(2, 5, 4)), dict(solver="mu"), dict(mask=torch.ones(150, dtype=torch.bool)), dict(plain=True),
+    dict(A=torch.ones(2, 5, 4)), dict(solver="mu"), dict(mask=torch.ones(150, dtype=torch.bool)), dict(backend="torch"),
     pytest.param(dict(A=torch.ones(5, 4, device="meta")), id="another device")])
-def test_chunks_where_they_cannot_be(options, monkeypatch):
+def test_chunks_where_they_cannot_be(options):
     options = dict(options)
-    if options.pop("plain", False):
-        monkeypatch.setattr(backends, "cpu", None)
     with pytest.raises(ValueError, match=r"chunk 16 must be None, or .*one matrix.* on the CPU.*numba"):
         nmf(options.pop("A", matrix()), 2, chunk=16, **options)
 

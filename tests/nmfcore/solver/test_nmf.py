@@ -489,6 +489,41 @@ def test_a_mask_over_everything_gives_zero(path):
     assert result.reason == "exact" and result.approximation.sum() == 0
 
 
+# --- backends and time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    pytest.param({}, id="one rank"), pytest.param(dict(rank=(2, 5)), id="ranks"),
+    pytest.param(dict(A=MATRICES["sparse"].float().to_sparse()), id="sparse"),
+    pytest.param(dict(mask=torch.arange(80) < 60), id="masked"), pytest.param(dict(solver="mu"), id="mu")])
+def test_the_backend_torch_is_where_nothing_is_compiled(options):
+    options = dict(A=MATRICES["sparse"].float(), rank=4, max_iter=30) | options
+    with implementation("plain"):
+        expected = nmf(**options)
+    results = nmf(**options, backend="torch")
+    for result, other in zip(*(X if isinstance(X, list) else [X] for X in (results, expected)), strict=True):
+        assert torch.equal(result.U, other.U) and torch.equal(result.V, other.V)
+        assert result.error == other.error and result.iterations == other.iterations
+
+
+def test_the_backend_torch_runs_nothing_that_is_compiled(monkeypatch):
+    chains = []
+    if backends.cpu:
+        chain = backends.cpu.chain
+        monkeypatch.setattr(backends.cpu, "chain", lambda *args, **options: chains.append(1) or chain(*args, **options))
+    for backend, count in (("torch", 0), ("auto", int(backends.cpu is not None))):
+        nmf(MATRICES["dense"], 3, max_iter=3, backend=backend)
+        assert len(chains) == count
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_every_problem_says_how_many_seconds_it_took(batch, solver):
+    results = nmf(random(*batch, 30, 20), (2, 4), solver=solver, max_iter=20)
+    for result in results:
+        assert result.seconds.shape == batch and result.seconds.dtype == torch.float64
+        assert (result.seconds > 0).all() and (result.seconds < 60).all()
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
@@ -536,6 +571,8 @@ def test_a_rank_beyond_memory(rank):
 
 @pytest.mark.parametrize("options, message", [
     (dict(solver="cd"), "'cd'.*'hals', 'mu'"),
+    (dict(backend="numba"), "backend 'numba' is not one of 'auto', 'torch'"),
+    (dict(backend=None), "backend None"),
     (dict(tol=-1e-4), "tol -0.0001"),
     (dict(tol=float("nan")), "tol nan"),
     (dict(tol=None), "tol None"),

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from nmfcore import nmf
-from nmfcore.solver import backends
+from nmfcore.solver.processes import Rows
 
 
 def random(*shape, seed=0, density=1.0, dtype=torch.float64):
@@ -61,10 +61,10 @@ CASES = {  # name: A, rank, options, share of the rows for each process
                         [1, 2, 1, 2]),
     "multiplicative": (structured(90, 40), 5, dict(solver="mu", max_iter=30), [4, 1, 2, 3]),
 }
-CASES |= {f"plain: {name}": CASES[name] for name in (
+CASES |= {f"plain: {name}": (A, rank, options | dict(backend="torch"), shares) for name in (
     "dense", "single precision", "ranks", "given", "more components than rows", "a sample first", "batch",
     "an exact fit", "components that some processes do not use", "components that one process does not use",
-    "dead components")}
+    "dead components") for A, rank, options, shares in [CASES[name]]}
 
 FAILURES = {  # name: what process 1 does differently; what it says, and what the others say
     "a bad entry": (dict(A=torch.full((5, 6), float("nan"))), r"A\[0, 0\] = nan", r"process 1 .*A\[0, 0\] = nan"),
@@ -81,9 +81,9 @@ FAILURES = {  # name: what process 1 does differently; what it says, and what th
     "its own start": (dict(init=(torch.ones(5, 2), torch.ones(2, 6))), "same call", "same call"),
     "a bad start": (dict(init=(-torch.ones(5, 2), torch.ones(2, 6))), "init must", "process 1 .*init must"),
     "another warmth": (dict(rank=(1, 2), warm=False), "same call", "same call"),
-    "another implementation": (dict(plain=True), "same call", "same call"),
+    "another implementation": (dict(backend="torch"), "same call", "same call"),
 }
-TRAFFIC = [(path, N, K, M) for path in ("compiled", "plain") for N, K, M in [(60, 2, 40), (60, 20, 50), (600, 20, 50)]]
+TRAFFIC = [(backend, *sizes) for backend in ("auto", "torch") for sizes in [(60, 2, 40), (60, 20, 50), (600, 20, 50)]]
 
 
 def edges(N, shares):
@@ -103,7 +103,7 @@ def process(rank, world, folder):
     else:
         store = dist.FileStore(str(folder / f"store{world}"), world)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    compiled, results = backends.cpu, {}
+    results = {}
 
     def attempt(name, call, ranks=None):
         """Every attempt has its own group, so that one that goes wrong does not harm the next."""
@@ -119,12 +119,10 @@ def process(rank, world, folder):
         rows = slice(first[mine], first[mine + 1])
         if "init" in options:
             options = options | dict(init=(options["init"][0][rows], options["init"][1]))
-        backends.cpu = None if name.startswith("plain") else compiled
         return lambda group: vars_of(nmf(A[..., rows, :], K, group=group, **options))
 
     for name in CASES:
         attempt(name, factorize(name, list(range(world))))
-    backends.cpu = compiled
     if world == 4:  # two groups at once, in which a process has another number than among all
         for members in ([0, 1], [2, 3]):
             call = factorize("dense", members) if rank in members else lambda group: None
@@ -133,12 +131,11 @@ def process(rank, world, folder):
         options = dict(A=torch.ones(5, 6), rank=(1, 2) if "rank" in change and "warm" in change else 2)
         if rank == 1:
             options |= change
-        backends.cpu = None if options.pop("plain", False) else compiled
         attempt(f"failure: {name}", lambda group, options=options: vars_of(nmf(**options, group=group)))
-    for path, N, K, M in TRAFFIC:
-        backends.cpu = None if path == "plain" else compiled
-        attempt(f"traffic {path, N, K, M}", lambda group, N=N, K=K, M=M:
-                [counted(structured(N, M, dtype=torch.float32), K, iterations, group) for iterations in (10, 30)])
+    for backend, N, K, M in TRAFFIC:
+        attempt(f"traffic {backend, N, K, M}", lambda group, backend=backend, N=N, K=K, M=M:
+                [counted(structured(N, M, dtype=torch.float32), K, iterations, backend, group)
+                 for iterations in (10, 30)])
     torch.save(results, folder / f"{world}.{rank}")
     if world == 4:  # at last, a process is killed, and another one raises
         for members in ([0, 1], [2, 3]):
@@ -152,7 +149,7 @@ def vars_of(result):
     return [vars(one) for one in result] if isinstance(result, list) else vars(result)
 
 
-def counted(A, K, iterations, group):
+def counted(A, K, iterations, backend, group):
     """Bytes and calls of all_reduce."""
     calls, original = [], dist.all_reduce
 
@@ -161,7 +158,7 @@ def counted(A, K, iterations, group):
         return original(tensor, *arguments, **options)
     dist.all_reduce = count
     try:
-        nmf(A, K, max_iter=iterations, tol=0, group=group)
+        nmf(A, K, max_iter=iterations, tol=0, backend=backend, group=group)
     finally:
         dist.all_reduce = original
     return sum(calls), len(calls)
@@ -225,10 +222,8 @@ def found(tmp_path_factory):
 worlds = pytest.mark.parametrize("world", [2, 4])
 
 
-def equals_one_process(parts, name, monkeypatch):
+def equals_one_process(parts, name):
     A, K, options, _ = CASES[name]
-    if name.startswith("plain"):
-        monkeypatch.setattr(backends, "cpu", None)
     assert not any(isinstance(part, str) for part in parts), parts
     alone = nmf(A, K, **options)
     if not isinstance(alone, list):
@@ -250,13 +245,13 @@ def equals_one_process(parts, name, monkeypatch):
 
 @worlds
 @pytest.mark.parametrize("name", CASES)
-def test_a_group_gives_what_one_process_gives(name, world, found, monkeypatch):
-    equals_one_process([results[name] for results in found[world]], name, monkeypatch)
+def test_a_group_gives_what_one_process_gives(name, world, found):
+    equals_one_process([results[name] for results in found[world]], name)
 
 
 @pytest.mark.parametrize("members", [[0, 1], [2, 3]])
-def test_a_group_of_some_of_the_processes(members, found, monkeypatch):
-    equals_one_process([found[4][rank][f"dense {members}"] for rank in members], "dense", monkeypatch)
+def test_a_group_of_some_of_the_processes(members, found):
+    equals_one_process([found[4][rank][f"dense {members}"] for rank in members], "dense")
 
 
 @worlds
@@ -271,10 +266,10 @@ def test_where_one_process_fails_all_do_and_say_why(name, world, found):
 
 
 @worlds
-@pytest.mark.parametrize("path, N, K, M", TRAFFIC)
-def test_an_iteration_sends_the_products_and_nothing_more(path, N, K, M, world, found):
+@pytest.mark.parametrize("backend, N, K, M", TRAFFIC)
+def test_an_iteration_sends_the_products_and_nothing_more(backend, N, K, M, world, found):
     for results in found[world]:
-        (few, calls), (many, more) = results[f"traffic {path, N, K, M}"]
+        (few, calls), (many, more) = results[f"traffic {backend, N, K, M}"]
         assert more - calls == 20  # one exchange per iteration
         assert K * M + K * K <= (many - few) / 4 / 20 <= K * M + K * K + 4  # float32, whatever N
 
@@ -284,6 +279,17 @@ def test_the_loss_of_a_process_in_the_middle_is_told_by_the_others(rank, found):
     message, seconds = found[4][rank][f"loss {[rank, rank + 1]}"]
     assert "process of the group failed or left" in message
     assert seconds < 10
+
+
+# --- without a group ----------------------------------------------------------------------------------------
+
+
+def test_rows_without_a_group_are_all_there_are():
+    rows, A = Rows(7), random(7, 3)
+    sums, array = A.sum(0), A.sum(0).numpy().copy()
+    rows.add(sums, array)
+    assert torch.equal(sums, A.sum(0)) and (array == A.sum(0).numpy()).all()
+    assert rows.gathered(A) is A and (rows.N, rows.offset, rows.total, rows.group) == (7, 0, 7, None)
 
 
 if __name__ == "__main__":
