@@ -31,7 +31,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         components_: (K, M) V, rows of unit length.
         reconstruction_err_: ‖X − U V‖_F on the rows that were fitted.
         n_iter_: iterations of `nmf`.
-        n_components_, n_features_in_: K, M. feature_names_in_: the columns of a table.
+        n_components_: K.
+        n_features_in_: M.
+        feature_names_in_: the columns of a table.
 
     Raises:
         ValueError: as `nmf` does.

@@ -20,10 +20,6 @@ from .solver import nmf
 class Factorization:
     """A ≈ U V.
 
-    Attributes:
-        U: (N, K) "where".
-        V: (K, M) "what".
-
     Example:
         >>> import torch
         >>> from nmfcore.factorization import Factorization
@@ -32,8 +28,8 @@ class Factorization:
                 [1., 2., 3.]])
     """
 
-    U: torch.Tensor
-    V: torch.Tensor
+    U: torch.Tensor  #: (N, K) "where"
+    V: torch.Tensor  #: (K, M) "what"
 
     @property
     @isolated()

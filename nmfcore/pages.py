@@ -94,7 +94,10 @@ def contact_sheet(file: str | Path, photographs: Photographs, maps: Maps, captio
         captions: n, as plain text.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> from nmfcore.photographs import Photographs
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("RGB", (64, 48)).save(Path(folder, "a.png"))
         ...     photographs, page = Photographs(folder, side=48), Path(folder, "page.html")
@@ -137,6 +140,7 @@ def write(file: str | Path, entries: Iterable[str], *, title: str, about: Sequen
         owner: what the page belongs to, such as an `owner_id`, which `owner_of` reads again.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     write(Path(folder, "page.html"), [], title="Nothing", about=["Not yet."], owner="me")

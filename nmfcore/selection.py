@@ -21,11 +21,6 @@ from .solver.check import check_matrices, is_count, peaks
 class RankChoice:
     """The held-out error of every rank, and the rank that it speaks for.
 
-    Attributes:
-        rank: that was chosen.
-        ranks: R of them, ascending.
-        error: (folds², R) mean squared error of the held-out entries ÷ mean square of A.
-
     Example:
         >>> import torch
         >>> from nmfcore.selection import RankChoice
@@ -36,9 +31,9 @@ class RankChoice:
         rank 2 of 1, 2, 3: held-out error 0.3 ± 0.14, mean and spread of 2 folds
     """
 
-    rank: int
-    ranks: tuple[int, ...]
-    error: Tensor
+    rank: int  #: that was chosen
+    ranks: tuple[int, ...]  #: R of them, ascending
+    error: Tensor  #: (folds², R) mean squared error of the held-out entries ÷ mean square of A
 
     @property
     def mean(self) -> Tensor:

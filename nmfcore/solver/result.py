@@ -14,15 +14,6 @@ REASONS = ("max_iter", "tolerance", "exact")  # why a problem stopped, indexed b
 class Factors:
     """A ≈ U V for one matrix or a batch; rows of V have unit ℓ2 norm, U carries the scale.
 
-    Attributes:
-        U: (…, N, K) ≥ 0, "where".
-        V: (…, K, M) ≥ 0, "what".
-        error: (…) ‖A − U V‖_F / ‖A‖_F.
-        iterations: (…) integer, over all rows of A.
-        status: (…) index into REASONS.
-        seconds: (…) that this rank took; problems that are solved together share theirs equally.
-        start: "random", "given", or "rank K" for a start from the result of a lower rank.
-
     Example:
         >>> import torch
         >>> from nmfcore import nmf
@@ -34,17 +25,17 @@ class Factors:
         True
     """
 
-    U: Tensor
-    V: Tensor
-    error: Tensor
-    iterations: Tensor
-    status: Tensor
-    seconds: Tensor
-    start: str = "random"
+    U: Tensor  #: (…, N, K) ≥ 0, "where"
+    V: Tensor  #: (…, K, M) ≥ 0, "what"
+    error: Tensor  #: (…) ‖A − U V‖_F / ‖A‖_F
+    iterations: Tensor  #: (…) integer, over all rows of A
+    status: Tensor  #: (…) index into REASONS
+    seconds: Tensor  #: (…) that this rank took; problems that are solved together share theirs equally
+    start: str = "random"  #: or "given", or "rank K" for a start from the result of a lower rank
 
     @property
     def converged(self) -> Tensor:
-        """(…) bool: stopped by its own convergence test, not by `max_iter`."""
+        """(…) bool, stopped by its own convergence test, not by `max_iter`."""
         return self.status > 0
 
     @property

@@ -6,14 +6,15 @@ import pkgutil
 from importlib import import_module
 
 import pytest
+import torch
 
 import nmfcore
 
 MODULES = sorted(module.name for module in pkgutil.walk_packages(nmfcore.__path__, "nmfcore."))
-COMPLETE = {  # modules in which nothing public lacks an example
-    "nmfcore.activations", "nmfcore.estimator", "nmfcore.factorization", "nmfcore.regularization", "nmfcore.selection",
-    "nmfcore.signed", "nmfcore.solver.api", "nmfcore.solver.encoding", "nmfcore.solver.result", "nmfcore.streaming",
-}
+INTERNAL = ("__main__", "_files", "_inputs", "_optional", "cli", "solver.backends", "solver.check", "solver.cpu",
+            "solver.plain", "solver.processes", "solver.schedule", "solver.start", "solver.triton", "solver.vectors")
+COMPLETE = [name for name in MODULES if name.removeprefix("nmfcore.") not in INTERNAL]
+LEFT_OUT = {"Captured", "Layer", "watched", "owner_of"}  # what `gate` hands to other modules; in the example of `write`
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -32,9 +33,10 @@ def public(module):
 
 def examples(module):
     """Those of the module and of what is public in it. doctest alone would pass over functions that are decorated."""
-    yield from doctest.DocTestFinder(recurse=False).find(module)
+    known = {"torch": torch, "nn": torch.nn, **public(module)}  # as the page of the library says
+    yield from doctest.DocTestFinder(recurse=False).find(module, globs=dict(known))
     for name, value in public(module).items():
-        yield from doctest.DocTestFinder().find(value, name, module=False, globs={})
+        yield from doctest.DocTestFinder().find(value, name, module=False, globs=dict(known))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -46,8 +48,7 @@ def test_examples_run(name):
     assert not runner.failures, "".join(said)
 
 
-@pytest.mark.parametrize("name", sorted(COMPLETE))
+@pytest.mark.parametrize("name", COMPLETE)
 def test_everything_public_has_an_example(name):
-    assert name in MODULES
-    without = [name for name, value in public(loaded(name)).items() if ">>>" not in (inspect.getdoc(value) or "")]
-    assert not without
+    without = {name for name, value in public(loaded(name)).items() if ">>>" not in (inspect.getdoc(value) or "")}
+    assert without <= LEFT_OUT
