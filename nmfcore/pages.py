@@ -116,6 +116,7 @@ def absent(left_out: Iterable[str], passed_over: Sequence[Path], folder: str | P
     """Paragraphs that name what is not on a page: files that cannot be read, and what else the folder holds.
 
     Example:
+        >>> from pathlib import Path
         >>> absent(["torn.jpg"], [Path("photos/notes.txt")], "photos")
         ['Left out, as they cannot be read: torn.jpg.', 'Passed over: 1 file (notes.txt) of other kinds.']
     """
