@@ -1,9 +1,10 @@
 """The pretrained networks that photographs are shown to, with what each needs: its padding, and files for its maps.
 
-    backbone = load("resnet50", device="cuda", download=True)
-    maps = backbone.maps(birds.images(224, backbone.preprocess), kept="224-Bird")
+    for net, backbone in of_profile("desk").items():  # VGG-19, ResNet-50
+        maps = backbone.maps(birds.images(224, backbone.preprocess), kept="224-Bird")
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from nmfcore.photographs import Photographs
 from nmfcore.stored_maps import stored_maps
 
 LABELS = {"student": "student", "vgg19": "VGG-19", "resnet50": "ResNet-50"}  # as they are printed
+RANKS = {"student": 1, "vgg19": 1, "resnet50": 2}  # of these factors one is the object (thesis section 4.3)
 FOLDER = Path(pooch.os_cache("nmfcore")) / "maps"
 
 
@@ -38,6 +40,10 @@ class Backbone:
     def layer(self) -> str:
         assert self.preprocess.layer is not None  # all of LABELS have one
         return self.preprocess.layer
+
+    @property
+    def rank(self) -> int:
+        return RANKS[self.name]
 
     def padded(self) -> AbstractContextManager:
         """Within the block, reflection padding where batch normalization follows zero padding."""
@@ -68,3 +74,14 @@ def load(name: str, *, device: str = "cpu", download: bool = False) -> Backbone:
         raise ValueError(f"no backbone {name!r}; there are {', '.join(LABELS)}")
     model, preprocess = pretrained(name, download=download)
     return Backbone(name, model.to(device), preprocess)
+
+
+def of_profile(profile: str, device: str = "cpu") -> dict[str, Backbone]:
+    """Those of a build, by name: of "quick" the student, else VGG-19 and ResNet-50, which "paper" alone downloads."""
+    names = ("student",) if profile == "quick" else ("vgg19", "resnet50")
+    return {name: load(name, device=device, download=profile == "paper") for name in names}
+
+
+def sources(networks: Mapping[str, Backbone]) -> dict[str, Preprocess]:
+    """{label: what says where the weights are from}, as `records.used` takes it."""
+    return {backbone.label.replace("-", "_"): backbone.preprocess for backbone in networks.values()}

@@ -47,11 +47,11 @@ def hits(boxes: Sequence[Box | None], truth: Sequence[Sequence[Box]], bar: float
             for drawn, image in zip(boxes, truth, strict=True)]
 
 
-def measure_hits(backbone: Backbone, rank: int, name: str, photographs: BoxedSet | Crops, *, seed: int = 0,
+def measure_hits(backbone: Backbone, name: str, photographs: BoxedSet | Crops, *, seed: int = 0,
                  classifier: bool = False) -> Hits:
     """The boxes of every method and of the whole photograph; with a classifier there is Grad-CAM, too."""
     sizes, truth = photographs.sizes, photographs.boxes
-    near, far = ({method: single_maps(maps, method, rank=rank, seed=seed) for method in FACTORED}
+    near, far = ({method: single_maps(maps, method, rank=backbone.rank, seed=seed) for method in FACTORED}
                  for maps in (features(backbone, name, photographs, side) for side in (SIDE, LARGE)))
     if classifier:
         near["grad_cam"] = backbone.grad_cam(photographs.images(SIDE, backbone.preprocess))

@@ -85,9 +85,9 @@ def object_maps(heat: Heatmaps) -> list[Tensor]:
     return [maps[chosen:chosen + 1] for maps in heat.maps]
 
 
-def measure_readings(backbone: Backbone, rank: int, objects: ObjectSet, seed: int = 0) -> np.ndarray:
+def measure_readings(backbone: Backbone, objects: ObjectSet, seed: int = 0) -> np.ndarray:
     """(1 + DRAWS, readings × constants) IoU of the object's factor, for every reading of a threshold."""
-    maps = normalized(object_maps(factorize(objects.maps(backbone), rank, seed=seed)))
+    maps = normalized(object_maps(factorize(objects.maps(backbone), backbone.rank, seed=seed)))
     large = _enlarged(maps, objects.sizes)
     levels = np.quantile(np.concatenate([image.flatten()[::7] for image in large]), CONSTANTS)
     mean = float(torch.cat([image.flatten() for image in maps]).mean())
@@ -96,7 +96,7 @@ def measure_readings(backbone: Backbone, rank: int, objects: ObjectSet, seed: in
                                      + [image > -np.log(1 - c) * mean for c in CONSTANTS]) for image in large])
 
 
-def measure_objects(backbone: Backbone, rank: int, objects: ObjectSet, *, seed: int = 0, classifier: bool = False
+def measure_objects(backbone: Backbone, objects: ObjectSet, *, seed: int = 0, classifier: bool = False
                     ) -> tuple[dict[str, np.ndarray], dict[str, list[Tensor]], int]:
     """IoU of every method, (1 + DRAWS,) each; the masks behind them; how many factorizations did not converge.
 
@@ -107,10 +107,10 @@ def measure_objects(backbone: Backbone, rank: int, objects: ObjectSet, *, seed: 
     one, *several = factorize(near, [1, *SEVERAL], seed=seed)
     maps = {"NMF, K = 1": object_maps(one), "NMF, K = 2": object_maps(several[0]), "DDT": single_maps(near, "pca"),
             "k-means": single_maps(near, "kmeans", seed=seed), "channel sum": single_maps(near, "channel_sum"),
-            "NMF, large": single_maps(far, "nmf", rank=rank, seed=seed), "DDT, large": single_maps(far, "pca")}
+            "NMF, large": single_maps(far, "nmf", rank=backbone.rank, seed=seed), "DDT, large": single_maps(far, "pca")}
     if classifier:
         maps["Grad-CAM"] = normalized(backbone.grad_cam(objects.photographs.images(SIDE, backbone.preprocess)))
-    maps["NMF, both sizes"] = multi_scale(maps[f"NMF, K = {rank}"], maps["NMF, large"])
+    maps["NMF, both sizes"] = multi_scale(maps[f"NMF, K = {backbone.rank}"], maps["NMF, large"])
     maps["DDT, both sizes"] = multi_scale(maps["DDT"], maps["DDT, large"])
     masks = {method: binarize(heat, sizes) for method, heat in maps.items()}
     masks["DDT, cut at zero"] = binarize(maps["DDT"], sizes, threshold=0)
@@ -156,15 +156,15 @@ def summary(scores: Mapping[str, Mapping[str, np.ndarray]], groups: Mapping[str,
             "own": own, "groups": groups, "means": means, "gaps": gaps}
 
 
-def measure_layer(backbone: Backbone, rank: int, objects: ObjectSet, layer: str, seed: int = 0) -> np.ndarray:
+def measure_layer(backbone: Backbone, objects: ObjectSet, layer: str, seed: int = 0) -> np.ndarray:
     """(1 + DRAWS,) IoU of the object's factor at a layer."""
-    return objects.scores(binarize(single_maps(objects.maps(backbone, layer=layer), "nmf", rank=rank, seed=seed),
-                                   objects.sizes))[:, 0]
+    maps = single_maps(objects.maps(backbone, layer=layer), "nmf", rank=backbone.rank, seed=seed)
+    return objects.scores(binarize(maps, objects.sizes))[:, 0]
 
 
-def measure_starts(backbone: Backbone, rank: int, objects: ObjectSet, starts: Sequence[int]) -> dict[str, list[float]]:
+def measure_starts(backbone: Backbone, objects: ObjectSet, starts: Sequence[int]) -> dict[str, list[float]]:
     """{method: IoU for each start of the factorization}; of one-shot the mean over the labelled photograph."""
-    ranks, maps = sorted({rank, *SEVERAL}), objects.maps(backbone)
+    ranks, maps = sorted({backbone.rank, *SEVERAL}), objects.maps(backbone)
     scores: dict[str, list[float]] = {}
     for start in starts:
         by_rank = dict(zip(ranks, factorize(maps, ranks, seed=start), strict=True))
@@ -188,7 +188,7 @@ def measure_matches(backbone: Backbone, photographs: MaskedSet | Crops, ranks: S
     return rows
 
 
-def measure_whole(backbone: Backbone, rank: int, photographs: MaskedSet | Crops, seed: int = 0) -> dict[str, float]:
+def measure_whole(backbone: Backbone, photographs: MaskedSet | Crops, seed: int = 0) -> dict[str, float]:
     """{"<method>, <side>": IoU} of NMF and DDT with the whole of the outlined object, at both sizes."""
     things = [mask[[i for i, part in enumerate(photographs.names) if part != "beam"]].any(0, keepdim=True)
               for mask in photographs]  # gymnasts, not what they stand on
@@ -196,7 +196,7 @@ def measure_whole(backbone: Backbone, rank: int, photographs: MaskedSet | Crops,
     for side in (SIDE, LARGE):
         maps = backbone.maps(photographs.images(side, backbone.preprocess))
         for name, method in (("NMF", "nmf"), ("DDT", "pca")):
-            masks = binarize(single_maps(maps, method, rank=rank, seed=seed), photographs.sizes)
+            masks = binarize(single_maps(maps, method, rank=backbone.rank, seed=seed), photographs.sizes)
             scores[f"{name}, {side}"] = float(iou(masks, things))
     return scores
 
