@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nmfcore.feature_maps import Maps
+from nmfcore.networks import classifies
 from nmfcore.segmentation import Box, binarize, box, box_iou, multi_scale, single_maps
 
 from ..annotated import BoxedSet, Crops
@@ -47,13 +48,12 @@ def hits(boxes: Sequence[Box | None], truth: Sequence[Sequence[Box]], bar: float
             for drawn, image in zip(boxes, truth, strict=True)]
 
 
-def measure_hits(backbone: Backbone, name: str, photographs: BoxedSet | Crops, *, seed: int = 0,
-                 classifier: bool = False) -> Hits:
-    """The boxes of every method and of the whole photograph; with a classifier there is Grad-CAM, too."""
+def measure_hits(backbone: Backbone, name: str, photographs: BoxedSet | Crops, seed: int = 0) -> Hits:
+    """The boxes of every method and of the whole photograph; of a network that classifies of Grad-CAM, too."""
     sizes, truth = photographs.sizes, photographs.boxes
     near, far = ({method: single_maps(maps, method, rank=backbone.rank, seed=seed) for method in FACTORED}
                  for maps in (features(backbone, name, photographs, side) for side in (SIDE, LARGE)))
-    if classifier:
+    if classifies(backbone.model):
         near["grad_cam"] = backbone.grad_cam(photographs.images(SIDE, backbone.preprocess))
     both = {method: multi_scale(near[method], far[method]) for method in COMPARED}
     scored = {f"{method} {side}": hits(boxes_of(maps, sizes), truth)

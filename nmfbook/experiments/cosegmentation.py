@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 from nmfcore.feature_maps import Maps
 from nmfcore.heatmaps import Heatmaps, factorize, normalized
 from nmfcore.matching import foreground
+from nmfcore.networks import classifies
 from nmfcore.segmentation import (
     areas,
     binarize,
@@ -96,19 +97,19 @@ def measure_readings(backbone: Backbone, objects: ObjectSet, seed: int = 0) -> n
                                      + [image > -np.log(1 - c) * mean for c in CONSTANTS]) for image in large])
 
 
-def measure_objects(backbone: Backbone, objects: ObjectSet, *, seed: int = 0, classifier: bool = False
+def measure_objects(backbone: Backbone, objects: ObjectSet, seed: int = 0
                     ) -> tuple[dict[str, np.ndarray], dict[str, list[Tensor]], int]:
     """IoU of every method, (1 + DRAWS,) each; the masks behind them; how many factorizations did not converge.
 
-    All get the same feature maps and the same rule for the threshold, but where a method's name says otherwise. With a
-    classifier there is Grad-CAM, too.
+    All get the same feature maps and the same rule for the threshold, but where a method's name says otherwise. Of a
+    network that classifies there is Grad-CAM, too.
     """
     sizes, near, far = objects.sizes, objects.maps(backbone), objects.maps(backbone, LARGE)
     one, *several = factorize(near, [1, *SEVERAL], seed=seed)
     maps = {"NMF, K = 1": object_maps(one), "NMF, K = 2": object_maps(several[0]), "DDT": single_maps(near, "pca"),
             "k-means": single_maps(near, "kmeans", seed=seed), "channel sum": single_maps(near, "channel_sum"),
             "NMF, large": single_maps(far, "nmf", rank=backbone.rank, seed=seed), "DDT, large": single_maps(far, "pca")}
-    if classifier:
+    if classifies(backbone.model):
         maps["Grad-CAM"] = normalized(backbone.grad_cam(objects.photographs.images(SIDE, backbone.preprocess)))
     maps["NMF, both sizes"] = multi_scale(maps[f"NMF, K = {backbone.rank}"], maps["NMF, large"])
     maps["DDT, both sizes"] = multi_scale(maps["DDT"], maps["DDT, large"])
