@@ -5,6 +5,6 @@ make, in order; `train(job, folder)`, whose weights are kept in `folder`; `measu
 `claims()`, the thesis's sentences as tests; `synthetic(kind)`, made-up results on which each claim holds, fails or is
 undecided; and the versions `TRAINING` and `MEASUREMENT`, which rise when a change of the code changes what a job gives.
 
-Those of the chapters on photographs (`cosegmentation`, `colocalization`, `retrieval`) have functions `measure_…`, which
-the chapters call themselves, and keep what they need of `data/records/`.
+`cosegmentation`, `colocalization` and `image_retrieval` have no jobs: their functions `measure_…` are called by the
+chapters of the same names, whose records hold the results.
 """

@@ -6,7 +6,7 @@ import torch
 
 from nmfbook import backbones
 from nmfbook.annotated import crops
-from nmfbook.experiments import colocalization, cosegmentation, retrieval
+from nmfbook.experiments import colocalization, cosegmentation, image_retrieval
 from nmfbook.experiments.cosegmentation import counts, object_set, selections, summary
 from nmfcore.retrieval import RANK
 from nmfcore.segmentation import THRESHOLD, iou
@@ -111,7 +111,7 @@ def test_boxes_of_embedded_photographs(student):
 
 @pytest.fixture(scope="module")
 def collections():
-    return retrieval.embedded()[0]
+    return image_retrieval.embedded()[0]
 
 
 def test_embedded_collections(collections):
@@ -130,16 +130,17 @@ def test_a_query_finds_its_own_kind(student, collections):
         kinds = dict.fromkeys(query.image.split("/")[0] for query in collection.queries)
         names = [image for image in collection.names if image.split("/")[0] in list(kinds)[:3]]
         queries = [query for query in collection.queries if query.image in names]
-        few[name] = retrieval.Collection(name, 112, {name: names}, collection.sizes, queries, collection.read,
-                                         collection.places, collection.boxes)
-    precision, searched = retrieval.measure_precision(student, few, {"crops": "tiles", "tiles": "crops"}, dimensions=8)
+        few[name] = image_retrieval.Collection(name, 112, {name: names}, collection.sizes, queries, collection.read,
+                                               collection.places, collection.boxes)
+    learned = {"crops": "tiles", "tiles": "crops"}
+    precision, searched = image_retrieval.measure_precision(student, few, learned, dimensions=8)
     for name, ways in precision.items():
         assert {len(values) for values in ways.values()} == {len(few[name].queries)}
         assert all(0 <= value <= 1 for values in ways.values() for value in values)
         assert np.mean(ways["rmac"]) > 0.6 and "cam" not in ways
         index, vectors = searched[name]["nmf_v"]
         assert index.names == few[name].names and len(vectors) == len(few[name].queries)
-    assert {f"nmf_v rank {rank}" for rank in retrieval.RANKS if rank != RANK} < precision["crops"].keys()
+    assert {f"nmf_v rank {rank}" for rank in image_retrieval.RANKS if rank != RANK} < precision["crops"].keys()
     assert {"nmf_v expanded", "nmf_v cropped", "nmf_vu whole", "mac unwhitened"} < precision["crops"].keys()
     assert "nmf_v cropped" not in precision["tiles"]  # whose queries have no box
 
@@ -147,9 +148,9 @@ def test_a_query_finds_its_own_kind(student, collections):
 def test_boxes_found_from_a_query(student, collections):
     objects = collections["crops"]
     group = next(iter(objects.boxes))
-    few = retrieval.Collection("few", 224, objects.groups, objects.sizes, [], objects.read, None,
-                               {group: objects.boxes[group]})
-    overlaps = retrieval.measure_boxes(student, few)
+    few = image_retrieval.Collection("few", 224, objects.groups, objects.sizes, [], objects.read, None,
+                                     {group: objects.boxes[group]})
+    overlaps = image_retrieval.measure_boxes(student, few)
     n = len(objects.boxes[group])
     assert {what: len(values[group]) for what, values in overlaps.items()} == dict.fromkeys(
         ("NMF", "the query's box, copied", "whole photograph"), n * (n - 1))
