@@ -82,9 +82,12 @@ class LabeledImages:
     classes: tuple[str, ...]
     source: str
 
-    def inputs(self) -> torch.Tensor:
-        """(n, C, H, W) float32 in [-1, 1], as networks take them. The same for every split: nothing is estimated."""
-        return self.images.float() / 127.5 - 1
+    def inputs(self, enlarge: int = 1) -> torch.Tensor:
+        """(n, C, H, W) float32 in [-1, 1], as networks take them. The same for every split: nothing is estimated.
+
+        enlarge: of each pixel so many rows and columns, for images too small for a network.
+        """
+        return (self.images.float() / 127.5 - 1).repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
 
 
 def image_set(*names: str, size: int | tuple[int, int] = 224, count: int | None = None) -> ImageSet:

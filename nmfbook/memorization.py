@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .architectures import memorization_network
 from .datasets import LabeledImages, labeled_images, randomized_labels
 from .sounds import SOUNDS, labeled_sounds
-from .training import History, train
+from .training import History, one_thread, train
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def trained(setup: Setup, p: float, seed: int = 0, *, device: str = "cpu",
     default: a folder in nmfcore's cache. Raises RuntimeError if training ended at `setup.epochs` below accuracy 1.
     """
     training, test = _data(setup)
-    inputs, test_inputs = (data.inputs().repeat_interleave(setup.enlarge, 2).repeat_interleave(setup.enlarge, 3)
-                           for data in (training, test))
+    inputs, test_inputs = (data.inputs(setup.enlarge) for data in (training, test))
     classes = len(training.classes)
     labels = randomized_labels(training.labels, p, classes, seed=seed)
     model = memorization_network(setup.architecture, shape=inputs.shape[1:], classes=classes, width=setup.width,
@@ -123,12 +122,8 @@ def over_networks(measure: Callable[[Network], Any], setup: Setup, *, device: st
     other backends take it, too (`with joblib.parallel_config("dask"): ...`).
     """
     def one(p, seed):
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # matrices are small: two processes of one thread are faster than one of two
-        try:
+        with one_thread():
             return measure(trained(setup, p, seed, device=device, folder=folder))
-        finally:
-            torch.set_num_threads(threads)
 
     jobs = torch.get_num_threads() if device == "cpu" else 1
     tasks = [(p, seed) for seed in range(setup.seeds) for p in setup.levels]

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -180,6 +181,14 @@ def load(chapter: str, folder: str | Path = DATA / "records") -> Record | None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a record ({error}); restore it from version control or "
                          f"write it again with `make record CHAPTER={chapter}`") from error
+
+
+def beside(record: Record | None, name: str, built) -> dict[str, Any]:
+    """What a chapter's record has under `name`, beside what this build found: {"recorded": ..., "this build": ...}.
+
+    A chapter without a record has this build alone.
+    """
+    return ({} if record is None else {"recorded": record.values[name]}) | {"this build": built}
 
 
 def provenance(device: str = "cpu") -> dict:

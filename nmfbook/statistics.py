@@ -75,6 +75,20 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
 
 
+def resampled(*strata: ArrayLike) -> np.ndarray:
+    """(1 + DRAWS,) the mean over strata of each one's mean: as they are, then with the values of each drawn anew.
+
+    Strata of the same sizes are drawn alike, so that `resampled(a) - resampled(b)` is a difference of paired values.
+    Raises ValueError for a stratum of fewer than two values.
+    """
+    values = [np.asarray(stratum, dtype=float) for stratum in strata]
+
+    def mean(*drawn, axis):
+        return np.mean([stratum.mean(axis) for stratum in drawn], axis=0)
+    drawn = stats.bootstrap(values, mean, n_resamples=DRAWS, method="percentile", rng=0).bootstrap_distribution
+    return np.concatenate([[mean(*values, axis=0)], drawn])
+
+
 def interval(samples: ArrayLike) -> list[float]:
     """[estimate, lower, upper]: with the percentile interval of 95 %. Raises ValueError without resampled values."""
     samples = np.asarray(samples, dtype=float)
@@ -89,7 +103,16 @@ def spelled(samples: ArrayLike, form: str = ".1f") -> str:
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
+def percent(value: float, low: float, high: float, sign: str = "") -> str:
+    """A share and its interval in per cent, spelled like that of samples; with sign="+" a difference of two."""
+    return f"{100 * value:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+
+
 def answer(samples: ArrayLike) -> str:
     """Whether it "holds" or "fails" that a difference is positive; "undecided" where the interval contains zero."""
-    _, low, high = interval(samples)
+    return judged(*interval(samples)[1:])
+
+
+def judged(low: float, high: float) -> str:
+    """As `answer`, from an interval."""
     return "holds" if low > 0 else "fails" if high < 0 else "undecided"

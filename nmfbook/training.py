@@ -11,8 +11,8 @@ No augmentation: the thesis mentions none. It does not print learning rates or s
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,17 @@ from nmfcore._files import replacing
 from nmfcore.gate import logits, ready, run, running
 
 _FORMAT = "nmfcore.training/2"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block, PyTorch has one thread: small networks do not share, and two processes of one are faster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

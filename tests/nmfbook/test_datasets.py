@@ -296,6 +296,7 @@ def test_digits_come_with_scikit_learn():
     assert found.labels.dtype == torch.int64 and found.classes == tuple("0123456789")
     assert found.labels.bincount().min() > 170 and "scikit-learn" in found.source
     x = found.inputs()
+    assert torch.equal(found.inputs(enlarge=2)[:, :, 1::2, ::2], x) and found.inputs(2).shape[2] == 2 * x.shape[2]
     assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
     few = labeled_images("digits", per_class=3)
     assert few.labels.bincount().tolist() == [3] * 10 and few.source.startswith("30 images of handwritten")

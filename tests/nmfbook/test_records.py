@@ -25,6 +25,13 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["heatmaps.json"]
 
 
+def test_a_record_stands_before_this_build():
+    assert list(records.beside(RECORD, "error", 0.5).items()) == [("recorded", 0.125), ("this build", 0.5)]
+    assert records.beside(None, "error", 0.5) == {"this build": 0.5}
+    with pytest.raises(KeyError, match="unheard"):
+        records.beside(RECORD, "unheard", 0.5)
+
+
 @pytest.mark.parametrize("path", sorted((records.DATA / "records").glob("*.json")), ids=lambda path: path.stem)
 def test_stored_records_hold_measurements_and_no_verdict(path):
     record = records.load(path.stem)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from nmfbook.statistics import answer, interval, spelled
+from nmfbook.statistics import DRAWS, answer, interval, judged, percent, resampled, spelled
 
 
 def test_the_interval_is_that_of_scipy():
@@ -25,6 +25,36 @@ def test_the_estimate_is_not_among_the_resampled_values():
 @pytest.mark.parametrize(("shift", "said"), [(1, "holds"), (-2, "fails"), (-0.5, "undecided")])
 def test_answers(shift, said):
     assert answer(np.linspace(0, 1, 41) + shift) == said
+
+
+def test_the_mean_of_drawn_values_is_that_of_numpy():
+    values = np.random.default_rng(1).random(37)
+    drawn = values[np.random.default_rng(0).integers(37, size=(DRAWS, 37))].mean(1)
+    assert np.array_equal(resampled(values.tolist()), [values.mean(), *drawn])
+
+
+def test_strata_are_drawn_one_by_one_and_count_alike():
+    few, many = np.array([0.0, 1.0]), np.linspace(10, 20, 101)
+    samples = resampled(few, many)
+    assert samples.shape == (1 + DRAWS,) and samples[0] == pytest.approx((few.mean() + many.mean()) / 2)
+    assert samples[1:].var() == pytest.approx((few.var() / 2 + many.var() / 101) / 4, rel=0.1)
+
+
+def test_differences_of_two_are_paired():
+    values = np.random.default_rng(1).random(20)
+    assert resampled(values + 1) - resampled(values) == pytest.approx(np.ones(1 + DRAWS))
+
+
+def test_one_value_cannot_be_drawn_anew():
+    with pytest.raises(ValueError, match="two or more"):
+        resampled([0.5])
+
+
+def test_an_interval_in_words():
+    assert percent(0.5934, 0.541, 0.646) == "59.3 (54.1 to 64.6)" and percent(0.01, -0.005, 0.02, "+") == (
+        "+1.0 (-0.5 to +2.0)")
+    assert [judged(*bounds) for bounds in ((0.1, 1), (-1, -0.1), (-1, 1), (0, 1))] == [
+        "holds", "fails", "undecided", "undecided"]
 
 
 @pytest.mark.parametrize("samples", [[], [1.0], [[1.0, 2.0]]])

@@ -14,7 +14,7 @@ from torch import nn
 from nmfbook import training
 from nmfbook.architectures import memorization_network
 from nmfbook.datasets import labeled_images, randomized_labels
-from nmfbook.training import History, accuracy, train
+from nmfbook.training import History, accuracy, one_thread, train
 
 data = labeled_images("digits", per_class=20)
 x, y = data.inputs(), data.labels
@@ -62,6 +62,18 @@ def test_a_net_trained_on_random_labels_does_not_generalize():
     assert last[0].converged and last[1].converged
     assert len(last[0].test_accuracy) == last[0].epochs
     assert last[0].test_accuracy[-1] > 0.8 > 0.4 > last[1].test_accuracy[-1]
+
+
+def test_one_thread_within_the_block_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_limit_is_reported():
