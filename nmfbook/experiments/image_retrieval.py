@@ -166,17 +166,17 @@ def measure_precision(backbone: Backbone, collections: Mapping[str, Collection],
     "whole", which treat the queries as those of the other methods, or ignore their boxes.
     """
     tail = _tail(backbone)
-    features = {name: _features(backbone, collection) for name, collection in collections.items()}
-    cuts = {name: _cut(backbone, collection) for name, collection in collections.items()}
+    maps = {name: features(backbone, collection) for name, collection in collections.items()}
+    cuts = {name: cut(backbone, collection) for name, collection in collections.items()}
     ranks = {method: RANKS if method.startswith("nmf") else (RANK,) for method in METHODS
              if method != "cam" or tail is not None}
     database: dict[tuple, list[Tensor]] = {}
     asked: dict[tuple, dict[str, list[Tensor]]] = {}  # in the way of the thesis, and in others
     for name, collection in collections.items():
         for method, rank in ((method, rank) for method, of_method in ranks.items() for rank in of_method):
-            database[name, method, rank] = _described(features[name], method, backbone, tail, rank=rank, seed=seed)
+            database[name, method, rank] = _described(maps[name], method, backbone, tail, rank=rank, seed=seed)
             if method.startswith("nmf"):
-                queries = _of_factors(backbone, collection, features[name], cuts[name], method, rank, seed)
+                queries = _of_factors(backbone, collection, maps[name], cuts[name], method, rank, seed)
             else:
                 queries = {"": _described(cuts[name], method, backbone, tail)}
             asked[name, method, rank] = queries
@@ -233,17 +233,17 @@ def _tail(backbone):
     return nn.Sequential(model.features[36:], model.avgpool, nn.Flatten(), model.classifier)
 
 
-def _features(backbone, collection):
+def features(backbone: Backbone, collection: Collection, side: int | None = None) -> list[Tensor]:
     """Feature maps of a collection; those of photographs on disk are kept in files."""
     return [maps for group, names in collection.groups.items()
-            for maps in backbone.maps(collection.images(names, backbone.preprocess), kept=f"{collection.side}-{group}")]
+            for maps in backbone.maps(collection.images(names, backbone.preprocess, side),
+                                      kept=f"{side or collection.side}-{group}")]
 
 
-def _cut(backbone, collection):
+def cut(backbone: Backbone, collection: Collection, side: int | None = None) -> list[Tensor]:
     """Feature maps of the queries, cut to their boxes."""
-    pictures = []
-    for query, picture in zip(collection.queries, collection.images([query.image for query in collection.queries],
-                                                                    backbone.preprocess), strict=True):
+    images, pictures = [query.image for query in collection.queries], []
+    for query, picture in zip(collection.queries, collection.images(images, backbone.preprocess, side), strict=True):
         if query.box:
             scale = picture.shape[1] / collection.sizes[query.image][0]
             x0, y0, x1, y1 = (round(scale * edge) for edge in query.box)

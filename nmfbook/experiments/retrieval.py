@@ -7,37 +7,32 @@ whitened directions are kept are printed nowhere; all are factors of the design.
 
 import hashlib
 import warnings
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
 
-from nmfbook.annotated import landmark_queries, masked_set
-from nmfcore.activations import reflection_padding
 from nmfcore.feature_maps import feature_maps
-from nmfcore.networks import data_folder, pretrained
-from nmfcore.photographs import Photographs
+from nmfcore.networks import data_folder
 from nmfcore.precision import Query, average_precision, average_precision_at
 from nmfcore.retrieval import Whitening, describe, image_factors, in_box, mixed, pooled
-from nmfcore.segmentation import box
-from nmfcore.stored_maps import stored_maps
 
 from .. import data
 from ..claims import Claim
 from . import memorizing_networks
 
+if TYPE_CHECKING:
+    from . import image_retrieval
+
 TRAINING, MEASUREMENT = 1, 1
 NETWORKS = ("vgg19", "resnet50")
 SIDES = {"landmarks": (512, 224), "voc": (448, 224), "imagenet": (224,)}  # of photographs; the first is that of others
 LEARNED = {"landmarks": "voc", "voc": "landmarks", "imagenet": "voc", "digits": "digits"}  # where whitening is learned
-CLASSES = ("Bicycle", "Bird", "Bottle", "Bus", "Car", "Chair", "Dog", "Monitor", "Person", "Plant", "Sheep", "Sofa",
-           "Table", "Train")
+SETS = {"landmarks": "landmarks", "voc": "VOC classes", "imagenet": "ImageNet classes"}  # in `image_retrieval`
 RANKS = (4, 32, 2, 16, 8, 64)
 STOPS = {"converged": ("hals", None), "mu 20": ("mu", 20), "mu 100": ("mu", 100)}  # solver, iterations
 DIMENSIONS = (0, 128, None)  # whitened directions: none whitened, at most so many, all
@@ -62,16 +57,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Photos:
-    """Maps of a set, made when they are asked for."""
+    """A collection, its feature maps, and those of its queries cut to their boxes."""
 
-    names: list[str]
-    sizes: list[tuple[int, int]]
-    maps: list  # n × (C, h, w)
-    queries: list[Query]
-    cropped: list  # of the queries, cut to their boxes
+    collection: "image_retrieval.Collection"
+    maps: Sequence[torch.Tensor]  # n × (C, h, w)
+    cuts: Sequence[torch.Tensor]  # of the queries; none where they have no boxes
     source: str
     sha256: str
-    cache: Path  # where maps are kept
 
 
 def jobs() -> list[Job]:
@@ -96,87 +88,48 @@ def needs(job: Job, device: str) -> str | None:
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:
-    """Trains nothing but, on the digits, a small network. Feature maps are kept beside the folders of the jobs."""
-    return _set(job.data, job.network, job.side, folder.parent / "maps", device)
+    """Trains nothing but, on the digits, a small network. Feature maps of photographs are kept in the user's cache."""
+    return _digits(folder, device) if job.data == "digits" else _photographs(job.data, job.network, job.side, device)
 
 
 @lru_cache(maxsize=3)
-def _set(name, network, side, cache, device):
-    if name == "digits":
-        return _digits(cache, device)
-    model, preprocess = pretrained(network, download=False)
-    model = model.to(device)
-    files, queries = _files(name)
-    names, photographs = list(files), Photographs(list(files.values()), side=side, preprocess=preprocess)
-    sizes = []
-    for file in files.values():
-        with Image.open(file) as image:
-            sizes.append(image.size[::-1])
-    cropped = []
-    for query in queries:
-        picture, (H, _) = photographs[names.index(query.image)], sizes[names.index(query.image)]
-        if query.box:
-            x0, y0, x1, y1 = (round(picture.shape[1] / H * edge) for edge in query.box)
-            picture = picture[:, y0:max(y1, y0 + 64) + 1, x0:max(x1, x0 + 64) + 1]
-        cropped.append(picture)
-    with reflection_padding(model) if network == "resnet50" else nullcontext():
-        cache.mkdir(parents=True, exist_ok=True)
-        maps = stored_maps(model, photographs, cache / f"{name}-{network}-{side}.maps", layer=preprocess.layer,
-                           batch_size=2)
-        cuts = feature_maps(model, cropped, layer=preprocess.layer, batch_size=1) if any(q.box for q in queries) else []
+def _photographs(name, network, side, device):
+    from .. import backbones  # with them come pooch and scikit-image, which a machine that measures may lack
+    from . import image_retrieval
+
+    backbone = backbones.load(network, device=device)
+    collection = image_retrieval.photographs(published=False)[0][SETS[name]]
+    maps = image_retrieval.features(backbone, collection, side)
+    boxed = any(query.box for query in collection.queries)
+    cuts = image_retrieval.cut(backbone, collection, side) if boxed else []
     digest = hashlib.sha256()
-    for name_of, file in files.items():
-        digest.update(name_of.encode() + file.read_bytes())
-    source = f"{len(files)} photographs of {name}, shorter side {side}; {preprocess.source}, layer {preprocess.layer}"
-    return Photos(names, sizes, maps, queries, list(cuts), source, digest.hexdigest(), cache)
+    for image in collection.images(collection.names, None, 64):
+        digest.update(image.numpy().tobytes())
+    source = f"{collection.title}, shorter side {side}; {backbone.preprocess.source}, layer {backbone.layer}"
+    return Photos(collection, maps, cuts, source, digest.hexdigest())
 
 
-def _files(name):
-    """{name: file}, queries. Queries of kinds are five photographs of each class, the same for everybody."""
-    if name == "landmarks":
-        files, queries, _ = landmark_queries()
-        return files, queries
-    generator, files, corners = np.random.default_rng(0), {}, {}
-    if name == "voc":
-        for kind, masks in ((kind, masked_set(kind)) for kind in CLASSES):
-            files |= {f"{kind}/{file.name}": file for file in masks.files}
-            for i in sorted(generator.choice(len(masks), 5, replace=False)):
-                corners[f"{kind}/{masks.files[i].name}"] = box(masks[i][0])
-    else:
-        for folder in sorted((data_folder() / "imagenet" / "val").iterdir()):
-            of_kind = {f"{folder.name}/{file.name}": file for file in sorted(folder.glob("*.JPEG"))}
-            files |= of_kind
-            corners |= dict.fromkeys(sorted(generator.choice(sorted(of_kind), 5, replace=False)))
-    return files, _kinds(list(files), corners)
+def _digits(folder, device):
+    from . import image_retrieval
 
-
-def _kinds(names, corners):
-    """Queries whose positives are the others of their class, which is what the name says before its slash."""
-    return [Query(image, image, corners[image], frozenset(
-        other for other in names if other.split("/")[0] == image.split("/")[0] and other != image), frozenset())
-        for image in corners]
-
-
-def _digits(cache, device):
     of = next(job for job in memorizing_networks.jobs() if (job.data, job.p, job.seed) == ("digits", 0, 0))
-    folder = cache / "digits"
-    folder.mkdir(parents=True, exist_ok=True)
     trained, given = memorizing_networks.train(of, folder, device=device), data.load("digits", 100, device)
     places = torch.cat([(given.test_labels == c).nonzero()[:20, 0] for c in range(given.classes)])
     names = [f"{int(given.test_labels[i])}/{int(i)}" for i in places]
     layer = memorizing_networks.compressed_layers(trained.model)[-1]
     maps = feature_maps(trained.model, given.test_inputs[places], layer=layer)
-    queries = _kinds(names, dict.fromkeys(names[::20]))
-    return Photos(names, [(16, 16)] * len(names), list(maps), queries, [], given.source, given.sha256,
-                  cache)
+    queries = [Query(name, name, None, frozenset(other for other in names if other[0] == name[0]), frozenset())
+               for name in names[::20]]
+    collection = image_retrieval.Collection("digits", 16, {"digits": names}, dict.fromkeys(names, (16, 16)), queries,
+                                            lambda *_: (), places=PLACES)
+    return Photos(collection, list(maps), [], given.source, given.sha256)
 
 
 def measure(job: Job, photos: Photos, *, device: str = "cpu") -> dict:
     """Average precision of each query in thousandths, by descriptor, box rule and whitened directions."""
-    other = LEARNED[job.data]
-    learned = photos if other == job.data else _set(other, job.network, SIDES[other][0], photos.cache, device)
+    other, collection, found = LEARNED[job.data], photos.collection, {}
+    learned = photos if other == job.data else _photographs(other, job.network, SIDES[other][0], device)
     some = [learned.maps[i] for i in range(0, len(learned.maps), -(-len(learned.maps) // LEARN))]
-    instances, found = job.data == "landmarks", {}
     database, training = _described(job, photos.maps, device), _described(job, some, device)
     queries = _queries(job, photos, device)
     for name, dimensions in product(database, DIMENSIONS):
@@ -186,13 +139,19 @@ def measure(job: Job, photos: Photos, *, device: str = "cpu") -> dict:
         for rule, rows in queries.items():
             scores = pooled(rows[name], whitening, regional=regional) @ index.mT
             order = scores.sort(dim=1, descending=True, stable=True).indices
-            ranked = [[photos.names[i] for i in row] for row in order.tolist()]
-            precisions = [average_precision(ranking, query.positives, query.junk) if instances else
-                          average_precision_at([image for image in ranking if image != query.image], query.positives,
-                                               PLACES) for ranking, query in zip(ranked, photos.queries, strict=True)]
+            rankings = [[collection.names[i] for i in row] for row in order.tolist()]
             found[f"{name}, {rule}, {dimensions if dimensions is not None else 'all'}"] = [
-                round(1000 * precision) for precision in precisions]
+                round(1000 * _precision(ranking, query, collection.places))
+                for ranking, query in zip(rankings, collection.queries, strict=True)]
     return found
+
+
+def _precision(ranking, query, places):
+    """Of all results; of kinds, of the first places, the query itself left out."""
+    if places is None:
+        return average_precision(ranking, query.positives, query.junk)
+    others = [image for image in ranking if image != query.image]
+    return average_precision_at(others, query.positives - {query.image}, places)
 
 
 def _described(job, maps, device) -> dict[str, list]:
@@ -219,18 +178,18 @@ def _factors(job, maps, device) -> Iterator:
 
 def _queries(job, photos, device) -> dict[str, dict[str, list]]:
     """{box rule: local descriptors}: factors inside the box, the photograph cut to it, and the whole."""
-    places = [photos.names.index(query.image) for query in photos.queries]
-    whole = [photos.maps[i] for i in places]
+    collection = photos.collection
+    whole = [photos.maps[collection.names.index(query.image)] for query in collection.queries]
     rules = {"whole": _described(job, whole, device)}
-    if photos.cropped:
-        rules["cropped"] = _described(job, photos.cropped, device)
+    if photos.cuts:
+        rules["cropped"] = _described(job, photos.cuts, device)
         if job.method == "nmf":
             rows: dict[str, list] = {"nmf_v": [], "nmf_vu": []}
-            for place, query, (heat, V) in zip(places, photos.queries, _factors(job, whole, device), strict=True):
+            for query, (heat, V) in zip(collection.queries, _factors(job, whole, device), strict=True):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # of queries without a factor in their box
                     x0, y0, x1, y1 = map(int, query.box)
-                    kept = in_box(heat, (x0, y0, x1, y1), photos.sizes[place])
+                    kept = in_box(heat, (x0, y0, x1, y1), collection.sizes[query.image])
                 rows["nmf_v"].append(torch.nn.functional.normalize(V[kept], dim=1).cpu())
                 rows["nmf_vu"].append(torch.nn.functional.normalize(mixed(heat[kept], V[kept]), dim=1).cpu())
             rules["inside"] = rows

@@ -183,19 +183,19 @@ def test_the_curves_of_the_imagenet_figure_on_digits(tmp_path, monkeypatch):
 def test_retrieval_on_digits_gives_a_precision_for_each_query_and_choice(tmp_path, monkeypatch):
     small = memorizing_networks.Job("digits", 1 / 16, 0, 0, per_class=100, epochs=3, precision="float32")
     monkeypatch.setattr(retrieval.memorizing_networks, "jobs", lambda: [small])
-    retrieval._set.cache_clear()
     nmf = next(job for job in retrieval.jobs() if job.data == "digits")
     photos = retrieval.train(nmf, tmp_path / "job")
     precisions = retrieval.measure(nmf, photos)
     assert {*precisions} == {f"{name}, whole, {dimensions}" for name in ("nmf_v", "nmf_vu") for dimensions in
                              (0, 128, "all")}
-    assert all(len(values) == len(photos.queries) == 10 for values in precisions.values())
+    assert all(len(values) == len(photos.collection.queries) == 10 for values in precisions.values())
     peer = retrieval.measure(replace(nmf, method="rmac", rank=0, solver=""), photos)
-    expected = describe(photos.maps, "rmac")
-    scores = pooled(expected, None, regional=True) @ pooled([expected[0]], None, regional=True)[0]
-    order = [photos.names[i] for i in scores.sort(descending=True, stable=True).indices.tolist()]
+    names, query = photos.collection.names, photos.collection.queries[0]
+    rows = describe(photos.maps, "rmac")
+    scores = pooled(rows, None, regional=True) @ pooled([rows[0]], None, regional=True)[0]
+    others = [names[i] for i in scores.sort(descending=True, stable=True).indices.tolist() if i]  # the first asks
     assert peer["rmac, whole, 0"][0] == round(1000 * average_precision_at(
-        [name for name in order if name != photos.names[0]], photos.queries[0].positives, retrieval.PLACES))
+        others, query.positives - {query.image}, retrieval.PLACES))
     stopped = retrieval.measure(replace(nmf, solver="mu", iterations=1), photos)
     assert stopped != precisions
 
