@@ -7,13 +7,14 @@ whitened directions are kept are printed nowhere; all are factors of the design.
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from nmfcore.feature_maps import feature_maps
@@ -22,7 +23,9 @@ from nmfcore.precision import Query, average_precision, average_precision_at
 from nmfcore.retrieval import Whitening, describe, image_factors, in_box, mixed, pooled
 
 from .. import data
-from ..claims import Claim
+from ..claims import Claim, Scale
+from ..ledger import key
+from ..statistics import bootstrap
 from . import memorizing_networks
 
 if TYPE_CHECKING:
@@ -67,12 +70,18 @@ class Photos:
 
 
 def jobs() -> list[Job]:
-    """The digits first; then the peers, ranks at their two ends, and how the solver stops."""
+    """The digits first; then R-MAC and NMF at the first side of each set, and only then what no claim needs."""
     digits = [Job("digits", "digits", 16, "nmf", rank, "hals") for rank in (4, 16)]
-    sets = [(name, network, side) for name, sides in SIDES.items() for side in sides for network in NETWORKS]
-    peers = [Job(*where, method) for method in ("rmac", "gem", "mac", "crow") for where in sets]
-    nmf = [Job(*where, "nmf", rank, *STOPS[stop]) for rank in RANKS for stop in STOPS for where in sets]
-    return [*digits, *peers[:2 * len(sets)], *nmf, *peers[2 * len(sets):]]
+    first = [(name, network, sides[0]) for network in NETWORKS for name, sides in SIDES.items()]
+    more = [(name, network, side) for network in NETWORKS for name, sides in SIDES.items() for side in sides[1:]]
+
+    def peers(sets, methods):
+        return [Job(*where, method) for method in methods for where in sets]
+
+    def nmf(sets):
+        return [Job(*where, "nmf", rank, *stop) for rank in RANKS for stop in STOPS.values() for where in sets]
+    return [*digits, *peers(first, ("rmac",)), *nmf(first), *peers(first, ("gem", "mac", "crow")),
+            *peers(more, ("rmac",)), *nmf(more), *peers(more, ("gem", "mac", "crow"))]
 
 
 def needs(job: Job, device: str) -> str | None:
@@ -196,6 +205,83 @@ def _queries(job, photos, device) -> dict[str, dict[str, list]]:
     return rules
 
 
+# --- claims -----------------------------------------------------------------------------------------------
+
+
+def tables(network: str) -> Callable[[list], list]:
+    """A function of entries: [{(data, descriptor, rule, directions, rank, solver, iterations): precision of each
+    query}], in [0, 1], once R-MAC and NMF are measured at the first side of every set."""
+    wanted = {key(job) for job in jobs() if job.network == network and job.method in ("rmac", "nmf")
+              and job.side == SIDES[job.data][0]}
+
+    def units(entries):
+        there = {key(entry.job): entry for entry in entries}
+        if not wanted <= {*there}:
+            return []
+        table = {}
+        for entry in (there[own] for own in sorted(wanted)):
+            job = entry.job
+            for what, precisions in entry.measurements.items():
+                name, rule, directions = what.split(", ")
+                table[job["data"], name, rule, directions, job["rank"], job["solver"], job["iterations"]] = (
+                    np.array(precisions) / 1000)
+        return [table]
+    return units
+
+
 def claims() -> list[Claim]:
-    """None yet: the analysis of variance comes with the page."""
-    return []
+    """T5.1 and T5.3, whatever the thesis does not print chosen where it is not measured."""
+    def claim(row, name, sentence, statistic, network):
+        label = {"vgg19": "VGG-19", "resnet50": "ResNet-50"}[network]
+        photographs = "301 photographs of 12 landmarks" if row == "T5.1" else "712 photographs of 14 classes, VOC 2010"
+        return Claim(row, f"{name}, {label}", f"{label}: {sentence}", "retrieval", statistic,
+                     (Scale(f"{label}, {photographs}", tables(network), (1,), None),), unit="set of configurations")
+
+    return [claim(row, f"{ours} over {other}", f"{TITLES[ours]} finds {what} earlier than {TITLES[other]}, each with "
+                  f"what the thesis does not print chosen on {where}", partial(_ahead, ours, other, split), network)
+            for network in NETWORKS
+            for row, ours, what, where, split in (
+                ("T5.1", "nmf_vu", "buildings", "half of the buildings, measured on the others", _buildings),
+                ("T5.3", "nmf_v", "kinds", "classes of ImageNet", _classes))
+            for other in ("rmac", {"nmf_vu": "nmf_v", "nmf_v": "nmf_vu"}[ours])]
+
+
+TITLES = {"nmf_v": "NMF V", "nmf_vu": "NMF V·U", "rmac": "R-MAC"}
+
+
+def _buildings(table):
+    """{configuration: precisions to choose by, and to measure} on landmarks, whose queries come three a building."""
+    return {tuple(choice): (values[:len(values) // 2], values[len(values) // 2:])
+            for (name, *choice), values in table.items() if name == "landmarks"}
+
+
+def _classes(table):
+    """The same of kinds: chosen on ImageNet, where queries have no boxes and are taken whole, measured on VOC."""
+    by = {tuple(choice): values for (name, *choice), values in table.items() if name == "imagenet"}
+    return {tuple(choice): (by[tuple(choice)], values) for (name, *choice), values in table.items()
+            if name == "voc" and tuple(choice) in by}
+
+
+def _ahead(ours, other, split, units):
+    """Mean difference of the precisions of two descriptors, each as it was best where it was chosen."""
+    choices = split(units[0])
+    best = {name: max((choice for choice in choices if choice[0] == name), key=lambda choice: choices[choice][0].mean())
+            for name in (ours, other)}
+    return bootstrap(np.mean, choices[best[ours]][1] - choices[best[other]][1])
+
+
+def synthetic(kind: str) -> list[tuple[Job, dict]]:
+    """Made-up precisions on which every claim "holds", "fails" or is "undecided"."""
+    ahead = {"holds": 100, "fails": -100, "undecided": 0}[kind]
+    made = []
+    for job in jobs():
+        if job.data == "digits" or job.side != SIDES[job.data][0] or job.method not in ("rmac", "nmf"):
+            continue
+        count, kinds = {"landmarks": 36, "voc": 70, "imagenet": 50}[job.data], job.data != "landmarks"
+        wave = 20 * (-1) ** np.arange(count)
+        level = {"rmac": 500, "nmf_v": 500 + ahead * (1 if kinds else 0), "nmf_vu": 500 + ahead * (0 if kinds else 1)}
+        made.append((job, {f"{name}, {rule}, {directions}": (
+            level[name] - (50 if job.rank == 64 else 0) + (wave if name != "rmac" else -wave)).tolist()
+            for name in (("rmac",) if job.method == "rmac" else ("nmf_v", "nmf_vu"))
+            for rule in ("whole", "cropped")[:1 if job.data == "imagenet" else 2] for directions in ("0", "all")}))
+    return made
