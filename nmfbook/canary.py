@@ -13,8 +13,8 @@ from nmfbook.architectures import memorization_network
 from nmfbook.datasets import randomized_labels
 from nmfbook.training import History
 
-from . import data, files
-from .experiments import memorizing_networks
+from . import files
+from .experiments import data, memorizing_networks
 from .ledger import LEDGER
 from .measuring import DIGITS
 from .records import rounded

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import data, files, ledger
+from . import files, ledger
+from .experiments import data
 from .ledger import ROOT, Entry, Refused, experiment, key, read, say, spool, text_of, versions
 from .records import rounded, source_hash
 

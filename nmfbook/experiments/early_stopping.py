@@ -22,10 +22,10 @@ from nmfbook.training import prepared, restore, snapshot, updates
 from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
 from nmfcore.stopping import first_maximum, smoothed
 
-from .. import data
 from ..claims import Claim, Scale
 from ..files import save_tensors
 from ..statistics import bootstrap, proportion
+from . import data
 from .memorizing_networks import compressed_layers
 
 TRAINING, MEASUREMENT = 1, 1

@@ -19,9 +19,9 @@ from nmfbook.training import History, accuracy
 from nmfbook.training import train as train_network
 from nmfcore.compression import accuracy_curve, class_batches
 
-from .. import data
 from ..claims import Claim, Scale
 from ..statistics import bootstrap, pearson
+from . import data
 from .memorizing_networks import compressed_layers, ranks, width_of
 
 TRAINING, MEASUREMENT = 1, 1

@@ -19,10 +19,9 @@ from nmfbook.datasets import image_folder
 from nmfcore.compression import accuracy_curve, class_batches, mixed_batches
 from nmfcore.networks import data_folder, pretrained
 
-from .. import data
 from ..claims import Claim, Scale
 from ..statistics import bootstrap, pearson
-from . import memorizing_networks
+from . import data, memorizing_networks
 
 TRAINING, MEASUREMENT = 1, 1
 # Places of the ten classes of a small copy among the thousand outputs. A full copy has them all, in this order.

@@ -21,9 +21,9 @@ from nmfbook.training import History
 from nmfbook.training import train as train_network
 from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batches
 
-from .. import data
 from ..claims import Claim, Scale
 from ..statistics import bootstrap, effect, proportion, separation
+from . import data
 
 TRAINING, MEASUREMENT = 1, 1
 METHODS = ("nmf", "pca", "kmeans", "random_ablation")
@@ -34,7 +34,7 @@ SHOWN = {"conv3_1", "conv4_1", "fc1", "fc2"}  # layers whose whole curves are ke
 class Job:
     """One network. Width is a share of table 3.1's; p the share of randomized labels."""
 
-    data: str  # of `nmfbook.data`
+    data: str  # of `experiments.data`
     width: float
     p: float
     seed: int  # of the weights, the order of the batches, the randomization and the batches measured

@@ -22,11 +22,10 @@ from nmfcore.networks import data_folder
 from nmfcore.precision import Query, average_precision, average_precision_at
 from nmfcore.retrieval import Whitening, describe, image_factors, in_box, mixed, pooled
 
-from .. import data
 from ..claims import Claim, Scale
 from ..ledger import key
 from ..statistics import bootstrap
-from . import memorizing_networks
+from . import data, memorizing_networks
 
 if TYPE_CHECKING:
     from . import image_retrieval

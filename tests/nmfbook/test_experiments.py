@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nmfbook import data, files, ledger, measuring
-from nmfbook.experiments import early_stopping, generalization, imagenet, memorizing_networks, retrieval, scale
+from nmfbook import files, ledger, measuring
+from nmfbook.experiments import data, early_stopping, generalization, imagenet, memorizing_networks, retrieval, scale
 from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
@@ -209,6 +209,6 @@ def test_scale_measures_as_the_experiments_whose_lines_it_has():
 
 def test_they_run_where_only_torch_and_scikit_learn_are():
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
-    run = ("from nmfbook import auditing, data, ledger, measuring\nlist(map(ledger.experiment, ledger.EXPERIMENTS))\n"
-           "data.load('digits')")
+    run = ("from nmfbook import auditing, ledger, measuring\nfrom nmfbook.experiments import data\n"
+           "list(map(ledger.experiment, ledger.EXPERIMENTS))\ndata.load('digits')")
     subprocess.run([sys.executable, "-c", block + run], check=True, cwd=ledger.ROOT)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nmfbook import data, ledger
+from nmfbook import ledger
 from nmfbook.__main__ import main
 from nmfbook.claims import Claim, Scale
+from nmfbook.experiments import data
 from nmfbook.statistics import bootstrap
 
 TRAINING, MEASUREMENT = 1, 1
