@@ -137,7 +137,7 @@ def test_the_retrieval_benchmark_measures_every_method_and_size():
     retrieval = loaded("retrieval")
     setup = {"networks": ("student",), "side": 64, "images": 2, "repeat": 1, "sizes": (50, 200)}
     ratios, _ = retrieval.descriptors(setup)
-    assert set(ratios) == {"mac", "rmac", "crow", "nmf_v", "nmf_vu"} and min(ratios.values()) > 1
+    assert set(ratios) == {"mac", "gem", "rmac", "crow", "nmf_v", "nmf_vu"} and min(ratios.values()) > 1
     found = retrieval.search(setup)
     assert {size: one["MB"] for size, one in found.items()} == {50: 0.1024, 200: 0.4096}
     assert all(one["faiss"]["recall"] == 1 for one in found.values() if "faiss" in one)  # few cells: all are searched
