@@ -244,6 +244,20 @@ def test_an_audit_repeats_jobs_and_finds_a_number_that_was_not_measured(book, ca
     assert f"DIFFERS: tiny {false.key} (same processor" in capsys.readouterr().out
 
 
+def test_an_audit_of_one_job_takes_it_whatever_it_costs(book, capsys, monkeypatch):
+    measure()
+    ledger.accept()
+    monkeypatch.setattr("nmfbook.auditing.CHEAP", -1)
+    wanted = ledger.entries("tiny")[2].key
+    capsys.readouterr()
+    assert audit(3, names=("tiny",), job=wanted) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"agrees: tiny {wanted} (")
+    with pytest.raises(ValueError, match="no job whose name begins with 'none'"):
+        audit(3, job="none")
+    with pytest.raises(ValueError, match="no job of at most -1 CPU seconds"):
+        audit(3)
+
+
 def test_on_another_machine_an_audit_allows_the_spread_between_seeds(book, capsys):
     for seed in range(3):
         entry = an_entry(seed)
