@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "canary":
             return canary.renew()
         names = (options.experiment,) if options.experiment else ()
-        for name in names:
-            experiment(name)
+        if options.experiment:
+            experiment(options.experiment)
         if options.command == "audit":
             return audit(_number(options.number, "N"), names=names, job=options.job, device=options.device)
         return measure(names, job=options.job or None,

@@ -4,14 +4,14 @@
     maps = heatmaps(model, Photographs(birds.files, side=448, preprocess=preprocess), 1, layer=layer).maps
     iou(binarize(maps, birds.sizes), birds)
 
-Photographs and masks lie in the data folder (`datasets.data_folder`), in the layouts in which their authors publish
+Photographs and masks lie in the data folder (`networks.data_folder`), in the layouts in which their authors publish
 them; only the polygons of `parts` come with this project.
 """
 
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nmfcore.networks import data_folder
-from nmfcore.photographs import Photographs
+from nmfcore.photographs import SUFFIXES, Photographs
 from nmfcore.precision import Query, oxford_queries
 from nmfcore.segmentation import Box, box
 
-from .datasets import PHOTOGRAPHS, SUFFIXES
+from .datasets import PHOTOGRAPHS
 
 ANNOTATIONS = Path(__file__).resolve().parent.parent / "data" / "annotations"
 
@@ -92,9 +92,7 @@ class Crops(Sequence[Tensor]):
 
     def images(self, side: int, preprocess: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
         """The crops with a shorter side of `side` pixels, preprocessed."""
-        found = [interpolate(picture[None], scale_factor=side / min(picture.shape[1:]), mode="bilinear",
-                             antialias=True)[0].clamp(0, 1) for picture in self.pictures]
-        return found if preprocess is None else [preprocess(picture) for picture in found]
+        return scaled(self.pictures, side, preprocess)
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,14 @@ class BoxedSet:
     def images(self, side: int, preprocess: Callable[[Tensor], Tensor] | None = None) -> Photographs:
         """The photographs, as `photographs.Photographs` reads them."""
         return Photographs(self.files, side=side, preprocess=preprocess)
+
+
+def scaled(pictures: Iterable[Tensor], side: int, preprocess: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+    """Pictures (3, H, W) in [0, 1] with a shorter side of `side` pixels, preprocessed: `Photographs` of pictures in
+    memory."""
+    found = [interpolate(picture[None], scale_factor=side / min(picture.shape[1:]), mode="bilinear",
+                         antialias=True)[0].clamp(0, 1) for picture in pictures]
+    return found if preprocess is None else [preprocess(picture) for picture in found]
 
 
 def crops(name: str) -> Crops:
@@ -252,7 +258,7 @@ def oxford(name: str) -> tuple[dict[str, Path], list[Query]]:
 
     The photographs lie in `<name>/images/` or in folders therein, the lists of the queries in `<name>/gt/`. Returned
     are {image: path} of all photographs, called by their files' names without the suffix, as in the lists, and what
-    `retrieval.oxford_queries` reads. The photographs of the queries are among them, whole.
+    `precision.oxford_queries` reads. The photographs of the queries are among them, whole.
 
     Boxes are given to a fraction of a pixel and may end beyond the last one: they are cut to their photographs.
     Damaged files, of which Paris has 20 as it is published, are named in warnings and left out. Other images that the

@@ -9,15 +9,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from nmfbook.architectures import memorization_network
-from nmfbook.datasets import randomized_labels
-from nmfbook.training import History
-
 from . import files
+from .architectures import memorization_network
+from .datasets import randomized_labels
 from .experiments import data, memorizing_networks
 from .ledger import LEDGER
 from .measuring import DIGITS
 from .records import rounded
+from .training import History
 
 JOB = memorizing_networks.Job(data="digits", width=1 / 16, p=0.4, seed=0, per_class=50, decay=0.98, precision="float32")
 WEIGHTS, EXPECTED = LEDGER / "canary.safetensors", LEDGER / "canary.json"

@@ -9,9 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from nmfcore.heatmaps import COLORS
 
@@ -22,22 +20,10 @@ STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top":
                          "legend.frameon": False, "lines.linewidth": 1.6}
 
 
-def shade(p: float) -> tuple:
-    """The colour of a share p of random labels."""
-    return plt.colormaps["viridis"](0.9 * p)
-
-
 def panels(rows: int, columns: int, height: float = 2.6, **options) -> tuple[Figure, np.ndarray]:
     """A figure as wide as the page, and its axes (rows, columns). height: of a row, in inches."""
     plt.rcParams.update(STYLE)
     return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, layout="constrained", **options)
-
-
-def band(axis: Axes, x: ArrayLike, curves: ArrayLike, *, color, label: str | None = None, **options) -> None:
-    """The mean of curves (networks, points), and a band from the lowest to the highest of them."""
-    curves = np.asarray(curves)
-    axis.fill_between(x, curves.min(0), curves.max(0), color=color, alpha=0.18, lw=0)
-    axis.plot(x, curves.mean(0), color=color, label=label, **options)
 
 
 def linked(figure: Figure, *, name: str, alt: str, caption: str) -> None:

@@ -168,7 +168,7 @@ def card(entry, verdict, built, recorded, judgments, *, pages):
             own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
             facts.append((f"note on the {kind.split()[-1]}", own + report["note"]))
     if judgments:
-        facts.append(("measured runs", f"{claims.row_words(judgments)}"))
+        facts.append(("measured runs", claims.row_words(judgments)))
     return [
         f":::{{div}} nmf-row{' nmf-waiting' if waiting else ''}",
         f"{badge(verdict)} {linked} {escaped(entry['title'])}",

@@ -95,8 +95,7 @@ class Heatmaps:
         error, iterations = _error(A, U, V), V.new_zeros((), dtype=torch.long)
         factors = Factors(U[back.to(U.device)], V, error, iterations, iterations + REASONS.index("tolerance"),
                           error.new_tensor(time.perf_counter() - start), "given")
-        maps = [each / self.peak.to(U)[:, None, None] for each in _folded(factors.U, shapes)]
-        return replace(self, maps=torch.stack(maps) if isinstance(features, Tensor) else maps, factors=factors)
+        return replace(self, maps=_maps(factors.U, self.peak.to(U), shapes, features), factors=factors)
 
     def resized(self, size: Sequence) -> Maps:
         """The maps by bilinear interpolation, for overlay on images.
@@ -196,8 +195,7 @@ def factorize(features, rank, *, seed: int = 0):
         factors = replace(found, U=found.U[back.to(found.U.device)])
         peak = factors.U.amax(0)
         peak = torch.where(peak > 0, peak, 1)
-        maps = [each / peak[:, None, None] for each in _folded(factors.U, shapes)]
-        results.append(Heatmaps(torch.stack(maps) if isinstance(features, Tensor) else maps, factors, peak))
+        results.append(Heatmaps(_maps(factors.U, peak, shapes, features), factors, peak))
     return results[0] if single else results
 
 
@@ -238,10 +236,11 @@ def _error(A, U, V):
     return torch.stack(rest).norm() / torch.where(size > 0, size, 1)
 
 
-def _folded(U, shapes):
-    """Rows (positions of all images in turn, K) as n × (K, h, w)."""
+def _maps(U, peak, shapes, features):
+    """U (positions of all images in turn, K) divided by peak (K,), as maps in the form of `features`."""
     parts = U.split([h * w for h, w in shapes])
-    return [part.mT.reshape(-1, h, w) for part, (h, w) in zip(parts, shapes, strict=True)]
+    maps = [part.mT.reshape(-1, h, w) / peak[:, None, None] for part, (h, w) in zip(parts, shapes, strict=True)]
+    return torch.stack(maps) if isinstance(features, Tensor) else maps
 
 
 # --- to look at ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from ._inputs import isolated
 from .activations import to_maps, to_matrix
 from .gate import Channelwise, Layout, check_counts
-from .solver.plain import sweep
+from .solver.plain import coefficients, sweep
 
 
 class NMFPerturbation(Channelwise):
@@ -102,7 +102,7 @@ class NMFPerturbation(Channelwise):
         if dead.any():
             V[dead] = A[torch.randint(len(A), (int(dead.sum()),), device=A.device)]
         V = normalize(V, dim=1)
-        U = _coefficients(A, V, self.sweeps)
+        U = coefficients(A, V, self.sweeps)
         self.dictionary = normalize(sweep(V[None], (U @ U.mT)[None], (U @ A)[None], 1)[0], dim=1)
 
 
@@ -136,7 +136,7 @@ def project(A: Tensor, V: Tensor, *, sweeps: int = 100) -> Tensor:
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(context, A, V, sweeps):
-        U = _coefficients(A, V, sweeps)
+        U = coefficients(A, V, sweeps)
         context.save_for_backward(U > 0, V)
         return U.mT @ V
 
@@ -145,13 +145,6 @@ class _Project(torch.autograd.Function):
     def backward(context, gradient):
         active, V = context.saved_tensors
         return _onto_span(gradient, V, active.mT.to(V.dtype)), None, None
-
-
-def _coefficients(A, V, sweeps):
-    """(K, N) U ≥ 0 of min ‖A − Uᵀ V‖, V fixed."""
-    G, C = V @ V.mT, V @ A.mT
-    start = C.clamp(min=0) / G.sum(1, keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
-    return sweep(start[None], G[None], C[None], sweeps)[0]
 
 
 def _onto_span(X, V, active):

@@ -8,9 +8,8 @@ from torch.nn.functional import normalize
 
 from ._inputs import dense, isolated
 from .gate import check_counts, described
-from .regularization import _coefficients
 from .solver import nmf
-from .solver.plain import sweep
+from .solver.plain import coefficients, sweep
 
 
 class StreamingNMF:
@@ -76,7 +75,7 @@ class StreamingNMF:
                              "non-negative")
         past, wanted = self.forget * self._gram, self.forget * self._product
         for _ in range(self.turns):
-            U = _coefficients(A, self.V, self.sweeps)
+            U = coefficients(A, self.V, self.sweeps)
             self._gram, self._product = past + U @ U.mT, wanted + U @ A
             V = sweep(self.V[None], self._gram[None], self._product[None], self.sweeps)[0]
             length = V.norm(dim=1, keepdim=True)
@@ -84,4 +83,4 @@ class StreamingNMF:
             scale = torch.where(length > 0, length, 1)  # what V loses in length, U gains, in the past too
             past, wanted = past * scale * scale.mT, wanted * scale
             self._gram, self._product = self._gram * scale * scale.mT, self._product * scale
-        return _coefficients(A, self.V, self.sweeps).mT
+        return coefficients(A, self.V, self.sweeps).mT

@@ -12,8 +12,9 @@ from functools import lru_cache
 
 import torch
 
-from nmfbook.datasets import ORIGINALS, LabeledImages, labeled_images
 from nmfcore.networks import data_folder
+
+from ..datasets import ORIGINALS, LabeledImages, labeled_images
 
 # name -> architecture of table 3.1 that is trained on it, and test samples of a class to hold out for want of others
 SETS = {

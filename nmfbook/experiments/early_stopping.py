@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nmfbook.architectures import memorization_network
-from nmfbook.datasets import randomized_labels
-from nmfbook.training import prepared, restore, snapshot, updates
 from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
 from nmfcore.stopping import first_maximum, smoothed
 
+from ..architectures import memorization_network
 from ..claims import Claim, Scale
+from ..datasets import randomized_labels
 from ..files import save_tensors
 from ..statistics import bootstrap, proportion
+from ..training import prepared, restore, snapshot, updates
 from . import data
 from .memorizing_networks import compressed_layers
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from nmfbook.architectures import memorization_network
-from nmfbook.training import History, accuracy
-from nmfbook.training import train as train_network
 from nmfcore.compression import accuracy_curve, class_batches
 
+from ..architectures import memorization_network
 from ..claims import Claim, Scale
 from ..statistics import bootstrap, pearson
+from ..training import History, accuracy
+from ..training import train as train_network
 from . import data
 from .memorizing_networks import compressed_layers, ranks, width_of
 

@@ -14,7 +14,6 @@ import skimage.data
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from nmfcore.cam import predicted_grad_cam
 from nmfcore.heatmaps import factorize
@@ -25,7 +24,7 @@ from nmfcore.precision import Query, average_precision, average_precision_at
 from nmfcore.retrieval import METHODS, RANK, Whitening, describe, locate, pooled
 from nmfcore.segmentation import Box, box, box_iou
 
-from ..annotated import crops, landmark_queries, masked_set, oxford
+from ..annotated import crops, landmark_queries, masked_set, oxford, scaled
 from ..backbones import Backbone
 from ..datasets import PHOTOGRAPHS
 
@@ -125,9 +124,7 @@ def _of_one_group(names, chosen, boxes):
 
 def _in_memory(title, pictures, queries, **options):
     def read(names, side, preprocess):
-        images = [interpolate(pictures[name][None], scale_factor=side / min(pictures[name].shape[1:]), mode="bilinear",
-                              antialias=True)[0].clamp(0, 1) for name in names]
-        return [preprocess(image) for image in images] if preprocess else images
+        return scaled((pictures[name] for name in names), side, preprocess)
     sizes = {name: tuple(picture.shape[1:]) for name, picture in pictures.items()}
     return Collection(title, 224, {title: list(pictures)}, sizes, queries, read, **options)
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from nmfbook.datasets import image_folder
 from nmfcore.compression import accuracy_curve, class_batches, mixed_batches
 from nmfcore.networks import data_folder, pretrained
 
 from ..claims import Claim, Scale
+from ..datasets import image_folder
 from ..statistics import bootstrap, pearson
 from . import data, memorizing_networks
 

@@ -1,4 +1,5 @@
-"""Networks that learned true or random labels by heart, and what compression says of them: F1.1, F3.1, F3.3 to F3.8.
+"""Networks that learned true or random labels by heart, and what compression says of them: F1.1, F3.1, F3.3 to F3.8,
+C3.1 to C3.5.
 
 Protocol of thesis sections 3.5.1 and 3.5.2: every network reaches training accuracy 1; batches of 50 training samples,
 one for each class (by the label trained on) or ten mixed ones. Label randomization: Zhang et al. 2017.
@@ -15,14 +16,14 @@ import torch
 from scipy import stats
 from torch import nn
 
-from nmfbook.architectures import memorization_network
-from nmfbook.datasets import randomized_labels
-from nmfbook.training import History
-from nmfbook.training import train as train_network
 from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batches
 
+from ..architectures import memorization_network
 from ..claims import Claim, Scale
+from ..datasets import randomized_labels
 from ..statistics import bootstrap, effect, proportion, separation
+from ..training import History
+from ..training import train as train_network
 from . import data
 
 TRAINING, MEASUREMENT = 1, 1
@@ -211,12 +212,13 @@ def claims() -> list[Claim]:
         claim("F3.3", "shift", "fully random labels shift memorization to earlier layers", _shift, levels=SIX),
         claim("F3.3", "MLP", "the last layer is more robust than the first, at every p", _deeper, "Fashion-MNIST"),
         claim("F3.4", "depth", "divided by the norm, activations are harder to approximate with depth",
-              _error_with_depth),
+              _mean(_error_with_depth)),
         claim("F3.5", "falls", falls, _effect(_auc("nmf, class"), THREE)),
         claim("F3.5", "best", best, _margin("class")),
         claim("F3.5", "random ablation", "random ablation's AuC falls as p rises",
               _effect(_auc("random_ablation, class"), THREE)),
-        claim("F3.5", "PCA", "PCA needs fewer directions than NMF parts", _pca_ahead),
+        claim("F3.5", "PCA", "PCA needs fewer directions than NMF parts",
+              _mean(lambda m: _auc("pca, class")(m) - _auc("nmf, class")(m))),
         claim("F3.5", "falls, all p", f"{falls}, fully random labels included", _effect(_auc("nmf, class"), SIX),
               levels=SIX),
         *(claim("F3.6", f"{name}{names[of]}", sentence, statistic, of) for of in ("Fashion-MNIST", "SVHN", "sounds")
@@ -235,13 +237,13 @@ def claims() -> list[Claim]:
         claim("C3.2", "spread", "NMF's AuC varies more between networks of a level than that of each other method",
               _spread),
         claim("C3.3", "k-means", "for nine tenths of the accuracy k-means needs more centroids than half of the "
-              "samples (their ratio)", _centroids, threshold=0.5),
+              "samples (their ratio)", _mean(lambda m: _needed(m, "kmeans, class") / 50), threshold=0.5),
         claim("C3.4", "echo", "in blocks 3 and 4 the raw NMF error is higher where AuC is lower (rank correlation)",
               _echo, below=True),
         claim("C3.4", "outlier", "the raw error goes one way up to p = 0.8 and turns back at p = 1 (product of the two "
               "changes, in shares of the error)", _turn, levels=SIX, below=True),
         *(claim("C3.5", f"rank{names[of]}", "mixed batches need more NMF parts for nine tenths of the accuracy (log2 "
-                "of the ratio)", _more_parts, of) for of in ("CIFAR-10", "Fashion-MNIST")),
+                "of the ratio)", _mean(_more_parts), of) for of in ("CIFAR-10", "Fashion-MNIST")),
     ]
 
 
@@ -256,6 +258,12 @@ def _auc(run):
 
 def _effect(value, levels):
     return lambda units: separation(*_levels(units, levels, value))
+
+
+def _mean(value):
+    """The mean over networks of p = 0, 0.4 and 0.8, levels counting alike."""
+    return lambda units: bootstrap(lambda *levels: np.mean([level.mean() for level in levels]),
+                                   *_levels(units, THREE, value))
 
 
 def _share_converged(units):
@@ -308,11 +316,9 @@ def _deeper(units):
     return _of_layers(units, THREE, lambda _names, arrays: min((a[:, -1] - a[:, 0]).mean() for a in arrays))
 
 
-def _error_with_depth(units):
-    def with_depth(m):
-        by_width = np.array(m["layers"]["error"]) / m["layers"]["widths"]
-        return stats.spearmanr(range(len(by_width)), by_width).statistic
-    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *_levels(units, THREE, with_depth))
+def _error_with_depth(m):
+    by_width = np.array(m["layers"]["error"]) / m["layers"]["widths"]
+    return stats.spearmanr(range(len(by_width)), by_width).statistic
 
 
 def _margin(kind):
@@ -322,11 +328,6 @@ def _margin(kind):
         return bootstrap(lambda *levels: effect(*(a[:, 0] for a in levels))
                          - max(effect(*(a[:, i] for a in levels)) for i in range(1, len(METHODS))), *values)
     return statistic
-
-
-def _pca_ahead(units):
-    values = _levels(units, THREE, lambda m: m["sequence"]["pca, class"]["auc"] - m["sequence"]["nmf, class"]["auc"])
-    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *values)
 
 
 def _blur(units):
@@ -362,14 +363,9 @@ def _needed(m, run):
     return max(m["ranks"][int(enough.argmax()) if enough.any() else -1], 1)
 
 
-def _centroids(units):
-    values = _levels(units, THREE, lambda m: _needed(m, "kmeans, class") / 50)
-    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *values)
-
-
-def _raw_error(m):
-    return [error for name, error in zip(m["layers"]["names"], m["layers"]["raw_error"], strict=True)
-            if name >= "conv3"]
+def _deep(m, what):
+    """Values of the layers of blocks 3 and 4."""
+    return [value for name, value in zip(m["layers"]["names"], m["layers"][what], strict=True) if name >= "conv3"]
 
 
 def _echo(units):
@@ -378,23 +374,18 @@ def _echo(units):
         ranked -= ranked.mean(0)
         size = np.sqrt((ranked ** 2).sum(0).prod(0))
         return np.mean(ranked.prod(1).sum(0) / np.where(size > 0, size, 1))
-
-    def values(m):
-        return [_raw_error(m), [auc for name, auc in zip(m["layers"]["names"], m["layers"]["auc"], strict=True)
-                                if name >= "conv3"]]
-    return bootstrap(statistic, *_levels(units, THREE, values))
+    return bootstrap(statistic, *_levels(units, THREE, lambda m: [_deep(m, "raw_error"), _deep(m, "auc")]))
 
 
 def _turn(units):
     def statistic(*levels):
         first, before, last = (levels[i].mean() for i in (0, -2, -1))
         return (before - first) * (last - before) / before ** 2
-    return bootstrap(statistic, *_levels(units, SIX, lambda m: np.mean(_raw_error(m))))
+    return bootstrap(statistic, *_levels(units, SIX, lambda m: np.mean(_deep(m, "raw_error"))))
 
 
-def _more_parts(units):
-    values = _levels(units, THREE, lambda m: np.log2(_needed(m, "nmf, mixed") / _needed(m, "nmf, class")))
-    return bootstrap(lambda *levels: np.mean([level.mean() for level in levels]), *values)
+def _more_parts(m):
+    return np.log2(_needed(m, "nmf, mixed") / _needed(m, "nmf, class"))
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

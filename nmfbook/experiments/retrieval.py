@@ -7,7 +7,7 @@ whitened directions are kept are printed nowhere; all are factors of the design.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from nmfcore.feature_maps import feature_maps
 from nmfcore.networks import data_folder
@@ -138,8 +139,9 @@ def measure(job: Job, photos: Photos, *, device: str = "cpu") -> dict:
     other, collection, found = LEARNED[job.data], photos.collection, {}
     learned = photos if other == job.data else _photographs(other, job.network, SIDES[other][0], device)
     some = [learned.maps[i] for i in range(0, len(learned.maps), -(-len(learned.maps) // LEARN))]
-    database, training = _described(job, photos.maps, device), _described(job, some, device)
-    queries = _queries(job, photos, device)
+    local = _local(job, photos.maps, device)
+    database, training = _descriptors(job, local), _descriptors(job, _local(job, some, device))
+    queries = _queries(job, photos, local, device)
     for name, dimensions in product(database, DIMENSIONS):
         regional = name == "rmac"
         whitening = None if dimensions == 0 else Whitening.fit(training[name], dimensions=dimensions)
@@ -162,45 +164,43 @@ def _precision(ranking, query, places):
     return average_precision_at(others, query.positives - {query.image}, places)
 
 
-def _described(job, maps, device) -> dict[str, list]:
-    """Local descriptors of all maps: {"nmf_v": rows, "nmf_vu": rows}, or those of one peer."""
-    described: dict[str, list] = {name: [] for name in (("nmf_v", "nmf_vu") if job.method == "nmf" else (job.method,))}
-    for heat, rows in _factors(job, maps, device):
-        if heat is None:
-            described[job.method].append(rows)
-        else:
-            described["nmf_v"].append(torch.nn.functional.normalize(rows, dim=1).cpu())
-            described["nmf_vu"].append(torch.nn.functional.normalize(mixed(heat, rows), dim=1).cpu())
-    return described
-
-
-def _factors(job, maps, device) -> Iterator:
-    """(heatmaps, V) of each image; of a peer (None, rows)."""
+def _local(job, maps, device) -> list:
+    """Of each image (heatmaps, V), or the local descriptors of a peer."""
+    found: list = []
     for first in range(0, len(maps), AT_ONCE):
         some = [maps[i].to(device) for i in range(first, min(first + AT_ONCE, len(maps)))]
-        if job.method != "nmf":
-            yield from ((None, rows.cpu()) for rows in describe(some, job.method))
-        else:
-            yield from image_factors(some, job.rank, solver=job.solver, max_iter=job.iterations, seed=job.seed)
-
-
-def _queries(job, photos, device) -> dict[str, dict[str, list]]:
-    """{box rule: local descriptors}: factors inside the box, the photograph cut to it, and the whole."""
-    collection = photos.collection
-    whole = [photos.maps[collection.names.index(query.image)] for query in collection.queries]
-    rules = {"whole": _described(job, whole, device)}
-    if photos.cuts:
-        rules["cropped"] = _described(job, photos.cuts, device)
         if job.method == "nmf":
-            rows: dict[str, list] = {"nmf_v": [], "nmf_vu": []}
-            for query, (heat, V) in zip(collection.queries, _factors(job, whole, device), strict=True):
+            factors = image_factors(some, job.rank, solver=job.solver, max_iter=job.iterations, seed=job.seed)
+            found += [(heat.cpu(), V.cpu()) for heat, V in factors]
+        else:
+            found += [rows.cpu() for rows in describe(some, job.method)]
+    return found
+
+
+def _descriptors(job, local) -> dict[str, list]:
+    """{"nmf_v": rows of each image, "nmf_vu": rows}, or those of one peer."""
+    if job.method != "nmf":
+        return {job.method: local}
+    return {"nmf_v": [normalize(V, dim=1) for _, V in local],
+            "nmf_vu": [normalize(mixed(heat, V), dim=1) for heat, V in local]}
+
+
+def _queries(job, photos, local, device) -> dict[str, dict[str, list]]:
+    """{box rule: descriptors}: factors inside the box, the photograph cut to it, and the whole, as in the database."""
+    collection = photos.collection
+    whole = [local[collection.names.index(query.image)] for query in collection.queries]
+    rules = {"whole": _descriptors(job, whole)}
+    if photos.cuts:
+        rules["cropped"] = _descriptors(job, _local(job, photos.cuts, device))
+        if job.method == "nmf":
+            inside = []
+            for query, (heat, V) in zip(collection.queries, whole, strict=True):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # of queries without a factor in their box
                     x0, y0, x1, y1 = map(int, query.box)
                     kept = in_box(heat, (x0, y0, x1, y1), collection.sizes[query.image])
-                rows["nmf_v"].append(torch.nn.functional.normalize(V[kept], dim=1).cpu())
-                rows["nmf_vu"].append(torch.nn.functional.normalize(mixed(heat[kept], V[kept]), dim=1).cpu())
-            rules["inside"] = rows
+                inside.append((heat[kept], V[kept]))
+            rules["inside"] = _descriptors(job, inside)
     return rules
 
 

@@ -73,8 +73,8 @@ def chain(A: "Sparse | Dense", b: int, ranks: Sequence[int], starts: Starts, *, 
         previous = Problem(A, U, V, guess, starts.rows, pool)
         iterations, status = _iterate(previous, starts, max_iter, tol, REVIVALS)
         factors, seconds = previous.factors(), time.perf_counter() - begin
-        numbers = (torch.tensor(value, dtype=torch.float64) for value in (previous.error, seconds))
-        solved[K] = (*factors, next(numbers), torch.tensor(iterations), torch.tensor(status), next(numbers))
+        solved[K] = (*factors, torch.tensor(previous.error, dtype=torch.float64), torch.tensor(iterations),
+                     torch.tensor(status), torch.tensor(seconds, dtype=torch.float64))
     return solved
 
 

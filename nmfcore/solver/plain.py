@@ -253,5 +253,12 @@ def sweep(X: Tensor, G: Tensor, C: Tensor, inner: int) -> Tensor:
     return X
 
 
+def coefficients(A: Tensor, V: Tensor, inner: int) -> Tensor:
+    """U (K, N) ≥ 0 of min ‖A − Uᵀ V‖, for A (N, M) and V (K, M) as they are, by `inner` passes of HALS."""
+    G, C = V @ V.mT, V @ A.mT
+    start = C.clamp(min=0) / G.sum(1, keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
+    return sweep(start[None], G[None], C[None], inner)[0]
+
+
 def _square_norm(A):
     return torch.linalg.vector_norm(A, dim=-1).double().square().sum(-1)

@@ -324,10 +324,19 @@ def test_a_row_that_the_ledger_answers_shows_its_claims_and_needs_no_chapter(pag
     assert "{ref}`F3.10 <row-f3-10>`" in measuring
 
 
+@contextmanager
+def added_page(root, name):
+    """A page of the book that is there for as long as it is looked at."""
+    page = root / f"book/{name}.md"
+    try:
+        yield page
+    finally:
+        page.unlink()
+
+
 def test_outcomes_in_prose_are_what_the_ledger_says(pages):
     root, notebooks = pages
-    page = root / "book/outcome.md"
-    try:
+    with added_page(root, "outcome") as page:
         page.write_text("# Outcome\n\nIt is open {claim}`F3.10/near = measuring`.\n")
         text = reproduction.pages(root, notebooks)["outcome"]
         assert re.search(r"It is open \(\{ref\}`measuring, 0 of \d+ <ledger-early-stopping>`\)\.", text)
@@ -335,8 +344,6 @@ def test_outcomes_in_prose_are_what_the_ledger_says(pages):
         with pytest.raises(build.Trouble, match=r"(?s)outcome.md, line 4: «.*The maxima meet» states that F3.10/near "
                            r"holds, and the ledger says measuring.*there is no claim 'F3.10/far'.*'F3.10/near'"):
             build.site(root, notebooks)
-    finally:
-        page.unlink()
 
 
 @pytest.mark.parametrize("small, shown", [("fails at smaller scale", "… measuring"),
@@ -424,16 +431,13 @@ def test_a_row_is_reported_or_says_what_it_waits_for(pages, column, complaint):
 
 def test_a_page_of_the_book_shows_computed_verdicts(pages):
     root, notebooks = pages
-    page = root / "book/what_changed_our_mind.md"
-    try:
+    with added_page(root, "what_changed_our_mind") as page:
         page.write_text("# Changed\n\nNow: {verdict}`F2.13`\n")
         text = reproduction.pages(root, notebooks)["what_changed_our_mind"]
         assert "[✓ reproduced]{.nmf-verdict .nmf-reproduced} {ref}`F2.13 <row-f2-13>` (faces)" in text
         page.write_text("Now: {verdict}`F2.14`\n")
         with pytest.raises(ValueError, match=r"F2\.14, on which nothing reports"):
             reproduction.pages(root, notebooks)
-    finally:
-        page.unlink()
 
 
 def test_rows_that_the_thesis_does_not_have_or_that_come_twice_are_refused(pages):

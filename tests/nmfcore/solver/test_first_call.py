@@ -30,7 +30,7 @@ def call(folder, name):
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", CALL, str(folder / name)], capture_output=True,
                              text=True, env=os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache")})
     assert process.returncode == 0, process.stderr
-    return process.stderr.splitlines(), torch.load(folder / name)
+    return process.stderr.splitlines(), torch.load(folder / name, weights_only=True)
 
 
 def test_the_first_call_says_that_it_compiles_and_gives_what_the_second_one_gives(tmp_path):
