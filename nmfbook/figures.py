@@ -2,16 +2,20 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nmfcore.heatmaps import COLORS
+
+from . import ledger_page
+from .ledger import Entry
 
 METHODS = {"nmf": "NMF", "pca": "PCA", "kmeans": "k-means", "random_ablation": "random ablation"}
 COLOR = dict(zip(METHODS, COLORS, strict=False))
@@ -24,6 +28,37 @@ def panels(rows: int, columns: int, height: float = 2.6, **options) -> tuple[Fig
     """A figure as wide as the page, and its axes (rows, columns). height: of a row, in inches."""
     plt.rcParams.update(STYLE)
     return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, layout="constrained", **options)
+
+
+def shade(p: float):
+    """The colour of networks of which a share p of the training labels is random."""
+    return plt.colormaps["viridis"](0.9 * p)
+
+
+def by_level(axis: Axes, networks: Sequence[Entry], values: Callable[[Entry], tuple]) -> None:
+    """Curves of networks over p: a thin line each, which leads to its job, and a thick one for the mean of a p.
+
+    values: x and y of an entry; x is the same for all.
+    """
+    for p in sorted({entry.job["p"] for entry in networks}):
+        of_level = [entry for entry in networks if entry.job["p"] == p]
+        for entry in of_level:
+            [line] = axis.plot(*values(entry), color=shade(p), lw=0.8, alpha=0.6)
+            line.set_url(ledger_page.address(entry))
+        axis.plot(values(of_level[0])[0], np.mean([values(entry)[1] for entry in of_level], axis=0), color=shade(p),
+                  lw=1.8)
+
+
+def points(axis: Axes, networks: Sequence[Entry], x: Sequence[float], y: Sequence[float], **style) -> None:
+    """Marks, one a network, each of which leads to its job."""
+    for entry, *place in zip(networks, x, y, strict=True):
+        axis.scatter(*place, **{"zorder": 3} | style).set_urls([ledger_page.address(entry)])
+
+
+def level_legend(figure: Figure, levels: Sequence[float]) -> None:
+    """Name the colours of the shares p below a figure."""
+    handles = [plt.Line2D([], [], color=shade(p), lw=1.8, label=f"{p:g}") for p in sorted({*levels})]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, title="share of random labels p")
 
 
 def linked(figure: Figure, *, name: str, alt: str, caption: str) -> None:

@@ -6,7 +6,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from .claims import Judgment
+from .claims import Judgment, judge
 from .ledger import EXPERIMENTS, Entry, entries, experiment
 from .sentences import target
 
@@ -67,6 +67,17 @@ def anchor(entry: Entry) -> str:
 def address(entry: Entry) -> str:
     """Where a page of the book finds the job."""
     return f"ledger.html#{anchor(entry)}"
+
+
+def answers(name: str, *rows: str) -> None:
+    """Show the claims of an experiment on some rows of the thesis, each with what the ledger answers, as a table."""
+    from . import records  # with it comes torch
+
+    measured = entries(name)
+    judgments = [judge(claim, measured) for claim in experiment(name).claims() if claim.row in rows]
+    records.table(("claim", "answer", "criterion", "networks"), *(
+        (escape(judgment.claim.sentence), f'<a href="ledger.html#{target(name)}">{escape(judgment.words)}</a>',
+         judgment.needed, escape(judgment.scale.label)) for judgment in judgments))
 
 
 def tables(ledger: Path) -> dict[str, str]:

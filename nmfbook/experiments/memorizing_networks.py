@@ -174,18 +174,30 @@ SCALES = {  # data -> the scales of its claims: label, fields of the job, whethe
 NETWORKS = 10  # at each level, in the thesis
 
 
+def with_fields(entries: list, **fields) -> list:
+    """Entries of whole training sets, in bfloat16 unless said otherwise, whose jobs have these fields."""
+    wanted = dict(per_class=None, precision="bfloat16") | fields
+    return [entry for entry in entries if all(entry.job[name] == value for name, value in wanted.items())]
+
+
 def seeds(levels: tuple[float, ...], converged: bool = True, **fields) -> Callable[[list], list]:
     """A function of entries: {p: measurements} of each seed whose networks of all `levels` are measured."""
     def units(entries):
         by_seed: dict[int, dict] = {}
-        for entry in entries:
-            job = entry.job
-            wanted = dict(per_class=None, precision="bfloat16") | fields
-            if all(job[name] == value for name, value in wanted.items()):
-                if entry.measurements["converged"] or not converged:
-                    by_seed.setdefault(job["seed"], {})[job["p"]] = entry.measurements
+        for entry in with_fields(entries, **fields):
+            if entry.measurements["converged"] or not converged:
+                by_seed.setdefault(entry.job["seed"], {})[entry.job["p"]] = entry.measurements
         return [by_seed[seed] for seed in sorted(by_seed) if {*levels} <= {*by_seed[seed]}]
     return units
+
+
+def at_scale(of: str, entries: list) -> tuple[str, list]:
+    """The scale of `SCALES` at which most networks of some data are measured, in words, and their entries."""
+    label, measured = max(((label, with_fields(entries, **fields)) for label, fields, _ in SCALES[of]),
+                          key=lambda pair: len(pair[1]))
+    counts = {p: sum(entry.job["p"] == p for entry in measured) for p in SIX}
+    said = ", ".join(f"{count} at p = {p:g}" for p, count in counts.items() if count)
+    return f"{label}; networks: {said or 'none yet'}", [entry for entry in measured if entry.measurements["converged"]]
 
 
 def claims() -> list[Claim]:
