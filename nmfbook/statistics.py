@@ -70,6 +70,25 @@ def _spread(levels):
     return np.sqrt(np.mean([np.var(level, ddof=1) for level in levels]))
 
 
+def rank_correlation(*levels: ArrayLike) -> tuple[float, float, float]:
+    """Spearman's correlation of values with the place of their level, and its 95 % percentile interval.
+
+    All values are drawn anew together, each with its level; 0 where all are alike.
+    """
+    values = np.concatenate([np.asarray(level, dtype=float) for level in levels])
+    places = np.repeat(np.arange(len(levels)), [len(np.asarray(level)) for level in levels])
+
+    def correlation(x, y, axis=-1):
+        x, y = (stats.rankdata(z, axis=axis) for z in (x, y))
+        x, y = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
+        size = np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+        return (x * y).sum(axis) / np.where(size > 0, size, 1)
+
+    bounds = stats.bootstrap((places, values), correlation, paired=True, vectorized=True, method="percentile",
+                             n_resamples=DRAWS, rng=np.random.default_rng(0)).confidence_interval
+    return float(correlation(places, values)), float(bounds.low), float(bounds.high)
+
+
 def pearson(x: Sequence[float], y: Sequence[float]) -> float:
     """Correlation; NaN where one is constant."""
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan

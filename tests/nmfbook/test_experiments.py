@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from nmfbook import files, ledger, measuring
+from nmfbook.architectures import memorization_network
 from nmfbook.experiments import data, early_stopping, generalization, imagenet, memorizing_networks, retrieval, scale
 from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
 from nmfbook.measuring import DIGITS
@@ -98,6 +99,30 @@ def test_a_memorizing_network(tmp_path):
     unfinished = replace(job, epochs=1)
     few = memorizing_networks.measure(unfinished, memorizing_networks.train(unfinished, tmp_path / "few"))
     assert few["converged"] is False and "sequence" not in few
+
+
+@pytest.mark.parametrize("name, count, compressed", [
+    ("cifar10", 11, ["conv4_1", "conv4_2", "conv4_3"]), ("svhn", 8, ["conv4_1", "conv4_2"]),
+    ("fashion_mnist", 4, ["fc1", "fc2", "fc3", "fc4"]), ("urban_sounds", 9, ["conv4_1", "conv4_2"])])
+def test_layers_of_each_architecture(name, count, compressed):
+    model = memorization_network(name, shape=(1, 32, 32), width=1 / 64, pool_stride=2)
+    layers = memorizing_networks.hidden_layers(model)
+    assert memorizing_networks.compressed_layers(model) == compressed and len(layers) == count
+    assert layers == [key for key, _ in model.named_children() if key[:2] in ("co", "fc")]
+
+
+def test_figures_are_drawn_at_the_scale_of_which_most_is_measured():
+    def measured(jobs):
+        return [ledger.Entry("memorizing_networks", asdict(job), {}, {"converged": job.seed < 2}, {}) for job in jobs]
+
+    jobs = [job for job in memorizing_networks.jobs() if job.seed < 3 and job.p in (0, 0.8)]
+    quarter, full = ([job for job in jobs if (job.data, job.width) == ("cifar10_jpeg", width)] for width in (1 / 4, 1))
+    label, networks = memorizing_networks.at_scale("CIFAR-10", measured(quarter + full[:2]))
+    assert label == "CIFAR-10, JPEG copies of 50,000 images, 1/4 width; networks: 3 at p = 0, 3 at p = 0.8"
+    assert [entry.job["width"] for entry in networks] == [1 / 4] * 4  # those that learned every label
+    assert "full width" in memorizing_networks.at_scale("CIFAR-10", measured(full))[0]
+    assert memorizing_networks.at_scale("SVHN", measured(quarter)) == (
+        "SVHN, its first 933 training crops, 1/4 width; networks: none yet", [])
 
 
 def test_the_largest_job_fits_into_a_file():

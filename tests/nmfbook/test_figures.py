@@ -1,4 +1,4 @@
-"""Overlays of heatmaps on photographs, and grids of pictures."""
+"""Overlays of heatmaps on photographs, grids of pictures, and figures whose marks lead to their jobs."""
 
 import matplotlib
 
@@ -9,7 +9,9 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
+from nmfbook import figures, ledger_page
 from nmfbook.figures import grid
+from nmfbook.ledger import Entry
 from nmfcore.heatmaps import COLORS, overlay
 
 
@@ -68,4 +70,26 @@ def test_a_grid_shows_every_picture_and_label():
     assert [axis.get_title() for axis in axes] == ["one", "two", "three", "", "", ""]
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["photo", "map"]
     assert axes[3].images[0].get_clim() == (0, 1)  # maps share one scale
+    plt.close(figure)
+
+
+NETWORKS = [Entry("memorizing_networks", {"data": "digits", "p": p, "seed": seed}, {}, {"accuracy": [0.0, p + seed]}, {})
+            for p in (0.0, 0.5) for seed in (0, 2)]
+
+
+def test_curves_over_p_lead_to_their_jobs_and_have_means():
+    figure, axes = figures.panels(1, 1)
+    figures.by_level(axes[0, 0], NETWORKS, lambda entry: ([0, 1], entry.measurements["accuracy"]))
+    linked = [line for line in axes[0, 0].lines if line.get_url()]
+    means = [line for line in axes[0, 0].lines if not line.get_url()]
+    assert [line.get_url() for line in linked] == [ledger_page.address(entry) for entry in NETWORKS]
+    assert [line.get_ydata().tolist() for line in means] == [[0, 1], [0, 1.5]]
+    assert [line.get_color() for line in means] == [figures.shade(p) for p in (0, 0.5)] != [figures.shade(0)] * 2
+    plt.close(figure)
+
+
+def test_points_lead_to_their_jobs():
+    figure, axes = figures.panels(1, 1)
+    figures.points(axes[0, 0], NETWORKS, range(4), range(4), color="red")
+    assert [mark.get_urls() for mark in axes[0, 0].collections] == [[ledger_page.address(entry)] for entry in NETWORKS]
     plt.close(figure)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from nmfbook.statistics import DRAWS, answer, interval, judged, percent, resampled, spelled
+from nmfbook.statistics import DRAWS, answer, interval, judged, percent, rank_correlation, resampled, spelled
 
 
 def test_the_interval_is_that_of_scipy():
@@ -61,3 +61,20 @@ def test_an_interval_in_words():
 def test_bad_samples(samples):
     with pytest.raises(ValueError, match="must be"):
         interval(samples)
+
+
+def test_the_rank_correlation_is_that_of_scipy():
+    levels = np.random.default_rng(0).random((6, 10)) - 0.1 * np.arange(6)[:, None]
+    p = np.repeat([0, 0.2, 0.4, 0.6, 0.8, 1], 10)
+    value, low, high = rank_correlation(*levels)
+    assert value == pytest.approx(scipy.stats.spearmanr(p, levels.ravel()).statistic)
+    assert low < value < high and 0.1 < high - low < 0.8
+    assert rank_correlation(*levels[::-1])[0] == pytest.approx(-value)
+    assert rank_correlation(*(3 * levels + 7)) == (value, low, high)
+
+
+@pytest.mark.parametrize("levels, value", [([[0.5, 0.5], [0.5, 0.5]], 0.0), ([[0.75, 0.75], [0.5, 0.5]], -1.0),
+                                           ([[0.5, 0.75], [0.75, 0.5]], 0.0)])
+def test_the_rank_correlation_of_equal_values(levels, value):
+    found, low, high = rank_correlation(*levels)
+    assert found == pytest.approx(value) and -1 <= low <= high <= 1

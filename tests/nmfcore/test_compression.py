@@ -16,7 +16,6 @@ from sklearn.decomposition import NMF
 from torch import nn
 
 from nmfbook.datasets import labeled_images
-from nmfbook.memorization import Separation, separation
 from nmfbook.training import train
 from nmfcore import compression
 from nmfcore.compression import METHODS, Curve, accuracy_curve, area, class_batches, mixed_batches
@@ -606,55 +605,3 @@ def test_mixed_batches():
     assert not torch.equal(found[0], mixed_batches(labels, 40, count=1, seed=2)[0])
     assert len(mixed_batches(labels)) == 10
     assert [len(batch) for batch in mixed_batches(labels[:9], 50, count=2)] == [9, 9]
-
-
-# --- separation ---------------------------------------------------------------------------------------------
-
-
-def test_separation_by_hand():
-    """AuC falls by 0.2 from level to level; within each, a variance of 0.005."""
-    auc = torch.tensor([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4]], dtype=torch.float64)
-    found = separation([0, 0.5, 1], auc)
-    assert isinstance(found, Separation) and found.effect == pytest.approx(0.2 / 0.005 ** 0.5)
-    expected = stats.spearmanr([0, 0, 0.5, 0.5, 1, 1], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]).statistic
-    assert found.correlation == pytest.approx(expected) and expected < -0.9
-    assert separation([0, 0.5, 1], auc.flip(0)).effect == pytest.approx(-found.effect)
-    assert separation([0, 0.5, 1], auc.flip(0)).correlation == pytest.approx(-found.correlation)
-
-
-def test_separation_of_random_values():
-    auc = torch.rand(6, 10, generator=torch.Generator().manual_seed(0)) - 0.1 * torch.arange(6)[:, None]
-    p = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    state = np.random.get_state()[1].tolist()
-    found = separation(p, auc)
-    pairs = [(level, float(value)) for level, row in zip(p, auc, strict=True) for value in row]
-    assert found.correlation == pytest.approx(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
-    low, high = found.interval
-    assert low < found.correlation < high and 0.1 < high - low < 0.8
-    assert separation(p, auc) == found and separation(p, auc, seed=1).interval != found.interval
-    assert separation(p, auc, seed=1).correlation == found.correlation
-    assert np.random.get_state()[1].tolist() == state
-    scaled, moved = separation(p, 3 * auc + 7), separation([10 * level ** 2 for level in p], auc)
-    assert scaled.effect == pytest.approx(found.effect, rel=1e-4)
-    assert scaled.correlation == pytest.approx(found.correlation) == moved.correlation
-    order = torch.argsort(torch.rand(6, 10, generator=torch.Generator().manual_seed(1)), 1)
-    assert separation(p, auc.gather(1, order)).effect == pytest.approx(found.effect)
-    assert separation(p, auc.gather(1, order)).correlation == pytest.approx(found.correlation)
-    spread = torch.tensor([float(row.double().std()) for row in auc]).double().square().mean().sqrt()
-    assert found.effect == pytest.approx(float(auc[0].mean() - auc[-1].mean()) / 5 / float(spread), rel=1e-5)
-
-
-@pytest.mark.parametrize("rows, effect, correlation", [
-    ([[0.5, 0.5], [0.5, 0.5]], 0.0, 0.0), ([[0.75, 0.75], [0.5, 0.5]], float("inf"), -1.0),
-    ([[0.5, 0.5], [0.75, 0.75]], -float("inf"), 1.0), ([[0.5, 0.75], [0.75, 0.5]], 0.0, 0.0)])
-def test_separation_of_degenerate_values(rows, effect, correlation):
-    found = separation([0, 1], torch.tensor(rows))
-    assert found.effect == effect and found.correlation == pytest.approx(correlation)
-    assert all(-1 <= value <= 1 for value in found.interval)
-
-
-@pytest.mark.parametrize("levels, shape", [([0], (1, 5)), ([0, 1], (2, 1)), ([0, 1], (3, 4)), ([0, 1], (2,)),
-                                           ([0, 1], (2, 3, 2))])
-def test_separation_needs_two_levels_of_two_networks(levels, shape):
-    with pytest.raises(ValueError, match=rf"auc of shape .*for {len(levels)} levels: expected \(levels, seeds\)"):
-        separation(levels, torch.rand(shape))

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 from torchvision.models.vision_transformer import VisionTransformer
 
-from nmfbook.memorization import PROFILES, trained
 from nmfbook.training import accuracy
 from nmfcore import nmf
 from nmfcore.activations import capture, relu_layers, replaced, to_matrix
@@ -574,11 +573,11 @@ def test_inception_and_its_auxiliary_output():
 
 
 def test_the_books_own_digits_network():
-    network = trained(PROFILES["quick"]["digits, CNN"], 0.0, 0)
-    images = network.inputs[:4]
+    images = data.load("digits").inputs[:4]
+    model = memorization_network("cifar10", shape=images.shape[1:], width=1 / 8)
     assert images.shape[1] == 1
-    assert heatmaps(network.model, images, 2, layer="conv1_1").maps.shape == (4, 2, 16, 16)
-    assert grad_cam(network.model, images, layer="conv1_1").shape == (4, 1, 16, 16)
+    assert heatmaps(model, images, 2, layer="conv1_1").maps.shape == (4, 2, 16, 16)
+    assert grad_cam(model, images, layer="conv1_1").shape == (4, 1, 16, 16)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
