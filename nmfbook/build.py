@@ -346,6 +346,9 @@ def site(root, notebooks):
         (stage / "book" / "ledger").mkdir()
         for name, text in ledger_page.tables(root / "data" / "ledger").items():
             (stage / "book" / "ledger" / f"{name}.csv").write_text(text, encoding="utf-8")
+        (stage / "book" / "records").mkdir()
+        for path in (root / "data" / "records").glob("*.json"):
+            shutil.copy(path, stage / "book" / "records")
     except ValueError as error:
         raise Trouble(str(error)) from error
 

@@ -1,4 +1,7 @@
-"""The page that lists what the ledger holds, job by job, and the same as CSV: where figures drawn from it lead."""
+"""The page that lists what was measured once and kept: the ledger's jobs, and the recorded runs of chapters.
+
+Figures that are drawn from them lead here; the jobs are also given as CSV, the recorded runs as they are.
+"""
 
 import csv
 import io
@@ -8,6 +11,8 @@ from pathlib import Path
 
 from .claims import Judgment, judge
 from .ledger import EXPERIMENTS, Entry, entries, experiment
+from .records import Record
+from .records import table as show_table
 from .sentences import target
 
 HEAD = """\
@@ -20,12 +25,21 @@ with the data's checksum, the machine, the versions and the commit. On every bui
 and verdicts computed from them. `make audit` repeats jobs from nothing and compares.
 
 """
+RECORDED = """\
+(recorded-runs)=
+## Recorded runs of chapters and benchmarks
+
+The other chapters show, beside what each build computes, a run of themselves on more data or a slower profile, and
+benchmarks are run by hand. What a run found is kept with the machine and the versions; its command makes it again.
+
+````{dropdown} All of them
+"""
 SHOWN = ("data", "width", "optimizer", "lr", "p", "batch", "weight_decay", "kind", "method", "ablate", "images",
          "per_class", "held_out", "precision", "seed")
 
 
-def page(ledger: Path, judgments: list[Judgment]) -> str:
-    """The page's MyST text. Tables name CSV files that `tables` gives."""
+def page(ledger: Path, judgments: list[Judgment], recorded: list[Record]) -> str:
+    """The page's MyST text. It names CSV files that `tables` gives, and the recorded runs' own files."""
     lines = [HEAD]
     for name in EXPERIMENTS:
         module, measured = experiment(name), entries(name, ledger)
@@ -42,7 +56,22 @@ def page(ledger: Path, judgments: list[Judgment]) -> str:
                   f"thread: {{download}}`all of them as CSV <ledger/{name}.csv>`. `make measure EXPERIMENT={name}` "
                   f"does the next; `make audit EXPERIMENT={name} JOB=<job>` repeats one.", "",
                   f"````{{dropdown}} {len(measured)} jobs", table(measured), "````", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, RECORDED, *map(_recorded, recorded), "````", ""])
+
+
+def _recorded(record):
+    origin, name = record.provenance, record.chapter
+    command = (f"python benchmarks/{name.removesuffix('_benchmark')}.py --record" if name.endswith("_benchmark") else
+               f"make record CHAPTER={name} PROFILE={record.parameters['profile']}")
+    facts = [f"{origin['seconds']:,.0f} s" if origin.get("seconds") else "", origin.get("processor", ""),
+             f"PyTorch {origin['versions']['torch']}" if "versions" in origin else ""]
+    return (f'- <span id="{record_anchor(name)}"></span>**{name.replace("_", " ")}**: '
+            f"{', '.join(filter(None, facts))}; {{download}}`its results <records/{name}.json>`; `{command}`")
+
+
+def record_anchor(chapter: str) -> str:
+    """Where this page speaks of the recorded run of a chapter."""
+    return f"record-{chapter.replace('_', '-')}"
 
 
 def table(measured: list[Entry]) -> str:
@@ -71,11 +100,9 @@ def address(entry: Entry) -> str:
 
 def answers(name: str, *rows: str) -> None:
     """Show the claims of an experiment on some rows of the thesis, each with what the ledger answers, as a table."""
-    from . import records  # with it comes torch
-
     measured = entries(name)
     judgments = [judge(claim, measured) for claim in experiment(name).claims() if claim.row in rows]
-    records.table(("claim", "answer", "criterion", "networks"), *(
+    show_table(("claim", "answer", "criterion", "networks"), *(
         (escape(judgment.claim.sentence), f'<a href="ledger.html#{target(name)}">{escape(judgment.words)}</a>',
          judgment.needed, escape(judgment.scale.label)) for judgment in judgments))
 

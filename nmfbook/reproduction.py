@@ -13,18 +13,19 @@ HEAD = """\
 # Reproduction: every row of the thesis
 
 Each entry is a figure, a table, a proposition, a claim in the text or a proposal of the thesis. Its name links to the
-cell that computes it; an entry without such a cell says what it waits for, or where it is shown. The thesis's own
-number stands beside the one that this build of the book has just computed, and beside that of a recorded run, which
-had more data or time than every build can be given; where there is one, the verdict is about it, unless it speaks
-against the thesis at a smaller scale while a larger experiment is being measured. Verdicts are not
+cell that shows it; an entry without such a cell says what it waits for, or where it is shown. Verdicts are not
 typed: each follows from what was measured, on every build, and from whether the thesis's protocol was followed, its
 data, schedule, width and number of networks.
 
-The experiments of chapter 3 are being measured again, at the thesis's own number of images. Their claims stand under
-*the ledger*, each with its interval, how many networks it rests on and at which width, or with how far the measuring
-has come: a claim is judged only at numbers that were fixed beforehand.
+The experiments of chapter 3 are measured once, job by job, at the thesis's own number of images
+(<a href="ledger.html">listed</a>). Each claim of theirs stands with its interval, how many networks it rests on and at
+which width, or with how far the measuring has come: a claim is judged only at numbers that were fixed beforehand.
+Elsewhere the number that this build has just computed stands beside that of a recorded run, which had more data or time
+than every build can be given; where there is one, the verdict is about it.
 
 """
+RECORDED = ('The recorded run of this page (`{profile}`), its machine and the command that makes it again are '
+            '<a href="ledger.html#{anchor}">listed</a>.')
 MEANINGS = {
     "reproduced": "every claim of it holds, by the thesis's own protocol",
     "holds at smaller scale": "every claim of it holds, but not by the thesis's protocol: other or fewer data, "
@@ -91,7 +92,8 @@ def pages(root, notebooks):
     def complete(text):
         return filled(sentences.bound(text, judgments), verdict, rests_on)
 
-    found = {"ledger": ledger_page.page(root / "data" / "ledger", judgments)}
+    kept = {path.stem: records.load(path.stem, path.parent) for path in sorted((root / "data/records").glob("*.json"))}
+    found = {"ledger": ledger_page.page(root / "data" / "ledger", judgments, list(kept.values()))}
     for path in (root / "book").glob("*.md"):
         if path.stem not in nodes:
             found[path.stem] = complete(path.read_text(encoding="utf-8"))
@@ -100,6 +102,9 @@ def pages(root, notebooks):
         for cell in found[name].cells:
             if cell.cell_type == "markdown":
                 cell.source = complete(cell.source)
+        if name in kept:
+            found[name].cells.append(nbformat.v4.new_markdown_cell(RECORDED.format(
+                anchor=ledger_page.record_anchor(name), profile=kept[name].parameters["profile"])))
     lines = [HEAD]
     for kind, meaning in MEANINGS.items():
         lines.append(f"- {badge(kind)} **{list(verdict.values()).count(kind)}**: {meaning}")

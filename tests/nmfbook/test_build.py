@@ -383,9 +383,13 @@ def test_the_verdict_is_that_of_the_recorded_run(pages):
     record = records.Record("sound", {"profile": "paper"}, provenance={"device": "abacus"})
     path = records.save(record, root / "data" / "records")
     try:
-        text = reproduction.pages(root, notebooks | {"sound": both})["reproduction"]
+        found = reproduction.pages(root, notebooks | {"sound": both})
     finally:
         path.unlink()
+    text = found["reproduction"]
+    assert '<span id="record-sound"></span>**sound**' in found["ledger"] and "CHAPTER=sound" in found["ledger"]
+    assert 'href="ledger.html#record-sound"' in found["sound"].cells[-1].source
+    assert "record-" not in found["unsound"].cells[-1].source
     card = next(part for part in text.split(":::") if "F2.13" in part)
     assert "≠ fails at smaller scale" in card and r"recorded run \(paper\, abacus\)" in card
     assert card.index("more faces") < card.index(r"this build \(quick") and r"reproduced\." in card

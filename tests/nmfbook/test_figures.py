@@ -73,7 +73,7 @@ def test_a_grid_shows_every_picture_and_label():
     plt.close(figure)
 
 
-NETWORKS = [Entry("memorizing_networks", {"data": "digits", "p": p, "seed": seed}, {}, {"accuracy": [0.0, p + seed]}, {})
+NETWORKS = [Entry("memorizing_networks", {"data": "digits", "p": p, "seed": seed}, {}, {"accuracy": [0, p + seed]}, {})
             for p in (0.0, 0.5) for seed in (0, 2)]
 
 

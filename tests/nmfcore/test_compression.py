@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF
 from torch import nn

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 from torchvision.models.vision_transformer import VisionTransformer
 
+from nmfbook.architectures import memorization_network
+from nmfbook.experiments import data
 from nmfbook.training import accuracy
 from nmfcore import nmf
 from nmfcore.activations import capture, relu_layers, replaced, to_matrix
