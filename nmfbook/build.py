@@ -34,7 +34,7 @@ from . import interrupts
 PARAMETERS = {"profile", "seed", "device"}
 CELL_SECONDS = {"quick": 1800, "desk": 24 * 3600, "paper": 24 * 3600}  # profile -> longest time one cell may take
 CHAPTER_BYTES = 3 * 2**30  # memory to set aside for one running chapter
-GENERATED = ("book/reproduction", "book/ledger")  # the pages that are written here
+GENERATED = ("book/reproduction", "book/ledger", "book/build_log")  # the pages that are written here
 FRONT = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -340,7 +340,7 @@ def site(root, notebooks):
     try:
         for name, page in reproduction.pages(root, notebooks).items():
             if isinstance(page, str):
-                (stage / "book" / f"{name}.md").write_text(page, encoding="utf-8")
+                (stage / "book" / (name if "." in name else f"{name}.md")).write_text(page, encoding="utf-8")
             else:
                 nbformat.write(page, stage / "book" / f"{name}.ipynb")
         (stage / "book" / "ledger").mkdir()

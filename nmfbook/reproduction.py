@@ -2,7 +2,11 @@
 
 import copy
 import csv
+import io
 import re
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 
 import nbformat
 
@@ -12,20 +16,26 @@ HEAD = """\
 (reproduction)=
 # Reproduction: every row of the thesis
 
-Each entry is a figure, a table, a proposition, a claim in the text or a proposal of the thesis. Its name links to the
-cell that shows it; an entry without such a cell says what it waits for, or where it is shown. Verdicts are not
-typed: each follows from what was measured, on every build, and from whether the thesis's protocol was followed, its
-data, schedule, width and number of networks.
+A row is a figure, a table, a proposition, a claim in the text or a proposal of the thesis. Verdicts are not typed: each
+follows from what was measured, on every build, and from whether the thesis's protocol was followed, its data, schedule,
+width and number of networks.
 
-The experiments of chapter 3 are measured once, job by job, at the thesis's own number of images
-(<a href="ledger.html">listed</a>). Each claim of theirs stands with its interval, how many networks it rests on and at
-which width, or with how far the measuring has come: a claim is judged only at numbers that were fixed beforehand.
-Elsewhere the number that this build has just computed stands beside that of a recorded run, which had more data or time
-than every build can be given; where there is one, the verdict is about it.
+"""
+WHY = """\
+Most of what is open is a matter of scale: the networks of chapter 3 are trained one by one on two cores, at a quarter
+or an eighth of the thesis's width, and a claim is judged only when a number of them is done that was fixed beforehand
+(<a href="ledger.html">measured runs</a>). Some data cannot be had here, and some rows depend on a choice that the
+thesis does not print. A page lists <a href="what_changed_our_mind.html">the verdicts that we took back</a>.
 
 """
 RECORDED = ('The recorded run of this page (`{profile}`), its machine and the command that makes it again are '
             '<a href="ledger.html#{anchor}">listed</a>.')
+BUILD_LOG = """\
+# How this build was made
+
+| chapter | profile | device | time | memory |
+|---|---|---|--:|--:|
+"""
 MEANINGS = {
     "reproduced": "every claim of it holds, by the thesis's own protocol",
     "holds at smaller scale": "every claim of it holds, but not by the thesis's protocol: other or fewer data, "
@@ -105,23 +115,112 @@ def pages(root, notebooks):
         if name in kept:
             found[name].cells.append(nbformat.v4.new_markdown_cell(RECORDED.format(
                 anchor=ledger_page.record_anchor(name), profile=kept[name].parameters["profile"])))
-    lines = [HEAD]
-    for kind, meaning in MEANINGS.items():
-        lines.append(f"- {badge(kind)} **{list(verdict.values()).count(kind)}**: {meaning}")
-    for number, title in CHAPTERS.items():
-        lines += ["", f"## {title}", ""]
-        for entry in rows:
-            if entry["chapter"] == number:
-                name = entry["row"]
-                lines += card(entry, verdict[name], built.get(name), recorded.get(name), judged.get(name, []),
-                              pages=nodes)
-    lines += ["", "## How this build was made", "",
-              "| chapter | profile | device | time | memory |", "|---|---|---|--:|--:|"]
-    for name, node in nodes.items():
-        cost, given = node.metadata["nmfcore"]["cost"], node.metadata.papermill.parameters
-        lines.append(f"| {{doc}}`/book/{name}` | {given['profile']} | {escaped(given['device'])} "
-                     f"| {cost['seconds']} s | {cost['gigabytes']} GB |")
-    return found | {"reproduction": "\n".join([*lines, ""])}
+    entries = [_entry(entry, verdict[entry["row"]], built.get(entry["row"]), recorded.get(entry["row"]),
+                      judged.get(entry["row"], []), nodes) for entry in rows]
+    found["build_log"] = BUILD_LOG + "\n".join(
+        "| {{doc}}`/book/{}` | {} | {} | {} s | {} GB |".format(
+            name, node.metadata.papermill.parameters["profile"], escaped(node.metadata.papermill.parameters["device"]),
+            node.metadata["nmfcore"]["cost"]["seconds"], node.metadata["nmfcore"]["cost"]["gigabytes"])
+        for name, node in nodes.items()) + "\n"
+    return found | {"reproduction": dashboard(entries), "reproduction.csv": _csv(entries)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the dashboard says of a row of the thesis."""
+
+    name: str
+    chapter: str
+    title: str
+    verdict: str
+    address: str  # of the cell that shows it, or of the page where it waits
+    facts: dict[str, str]  # the thesis's number, ours, data, notes
+    claims: list[str]
+
+
+def _entry(entry, verdict, built, recorded, judgments, nodes):
+    """A row with its address and facts. Raises ValueError where the page that shows it has no target for it."""
+    name, page = entry["row"], entry["page_chapter"]
+    waiting = not (recorded or built or judgments)
+    address = f"{page}.html" if page in nodes else ""
+    if not waiting:
+        page = next(iter(sorted(place for place, node in nodes.items() if any(
+            cell.cell_type == "markdown" and f"({target(name)})=" in cell.source for cell in node.cells))), None)
+        if page is None:
+            raise ValueError(f"no page has the target ({target(name)})= for row {name}; put it before the cell")
+        address = f"{page}.html#{target(name)}"
+    facts = {f"thesis, {entry['source']}": entry["thesis"] or "no number"}
+    if waiting:
+        facts[verdict] = entry["waits"].partition(":")[2].strip()
+    for kind, report in (("recorded run", recorded), ("this build", built)):
+        if report:
+            record, report = report
+            facts[f"{kind} ({record.parameters['profile']}, {record.provenance.get('device', 'device unknown')})"] = (
+                report["value"])
+            facts[f"data of the {kind.split()[-1]}"] = report["data"]
+            own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
+            facts[f"note on the {kind.split()[-1]}"] = own + report["note"]
+    if judgments:
+        facts["measured runs"] = claims.row_words(judgments)
+    return Row(name, entry["chapter"], entry["title"], verdict, address,
+               {key: value for key, value in facts.items() if value},
+               [f"{judgment.claim.sentence}: {judgment.words}, {judgment.needed}; {judgment.scale.label}"
+                for judgment in judgments])
+
+
+def dashboard(entries):
+    """The page: a square for each row, counts, filters, and a line for each row that unfolds."""
+    verdicts = [entry.verdict for entry in entries]
+    squares = "".join(
+        f'<span role="group" aria-label="{escape(CHAPTERS[chapter])}">' + "".join(
+            f'<a class="nmf-verdict {_class(entry.verdict)}" href="#{target(entry.name)}" '
+            f'title="{escape(f"{entry.name}, {entry.verdict}: {entry.title}")}" '
+            f'aria-label="{escape(f"{entry.name}, {entry.verdict}")}">{SIGNS[entry.verdict]}</a>'
+            for entry in entries if entry.chapter == chapter) + "</span>" for chapter in CHAPTERS)
+    counts = "".join(
+        f'<li><button type="button" aria-pressed="false" data-verdict="{kind}" class="nmf-verdict {_class(kind)}">'
+        f"{SIGNS[kind]} {kind}: {verdicts.count(kind)}</button> <small>{escape(meaning)}</small></li>"
+        for kind, meaning in MEANINGS.items() if kind in verdicts)
+    options = "".join(f'<option value="{chapter}">{escape(title)}</option>' for chapter, title in CHAPTERS.items())
+    against = [entry for entry in entries if entry.verdict in ("contradicted", "fails at smaller scale", "mixed")]
+    failed = ", ".join(f'<a href="#{target(entry.name)}">{entry.name}</a> ({entry.verdict})' for entry in against)
+    said = f"Against the thesis, in whole or in part, speak {failed}. " if failed else ""
+    return "\n".join([
+        HEAD, f'<div class="nmf-strip">{squares}</div>', "", said + WHY,
+        '<div class="nmf-filters" role="search">'
+        f'<label>chapter <select autocomplete="off"><option value="">all</option>{options}</select></label>'
+        '<label>search <input type="search" autocomplete="off"></label>'
+        f'<output aria-live="polite">{len(entries)} rows</output>'
+        f'<details><summary>verdicts, with counts</summary><ul>{counts}</ul></details></div>', "",
+        f'<div class="nmf-rows">{"".join(map(_line, entries))}</div>', "",
+        f"<script>{(Path(__file__).parent / 'widgets' / 'dashboard.js').read_text(encoding='utf-8')}</script>", "",
+        "{download}`All rows as CSV <reproduction.csv>`. How this build was made: {doc}`build_log`.", ""])
+
+
+def _line(entry):
+    facts = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in entry.facts.items())
+    listed = "<ul>" + "".join(f"<li>{escape(claim)}</li>" for claim in entry.claims) + "</ul>" if entry.claims else ""
+    link = f'<a href="{entry.address}">where it is shown</a>' if entry.address else ""
+    sign = (f'<span class="nmf-verdict {_class(entry.verdict)}"><span aria-hidden="true">{SIGNS[entry.verdict]}</span>'
+            f'<span class="nmf-spoken">{entry.verdict}</span></span>')
+    return (f'<details class="nmf-row" id="{target(entry.name)}" data-verdict="{entry.verdict}" '
+            f'data-chapter="{entry.chapter}"><summary>{sign} <b>{entry.name}</b> {escape(entry.title)}</summary>'
+            f'<p><span class="nmf-verdict {_class(entry.verdict)}">{SIGNS[entry.verdict]} {entry.verdict}</span> '
+            f"{link}</p><dl>{facts}</dl>{listed}</details>")
+
+
+def _class(verdict):
+    return "nmf-" + verdict.replace(" ", "-")
+
+
+def _csv(entries):
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["row", "chapter", "title", "verdict", "facts", "claims"])
+    for entry in entries:
+        writer.writerow([entry.name, entry.chapter, entry.title, entry.verdict,
+                         "; ".join(f"{key}: {value}" for key, value in entry.facts.items()), "; ".join(entry.claims)])
+    return file.getvalue()
 
 
 def filled(text, verdict, rests_on):
@@ -154,40 +253,8 @@ def reported(root, nodes, rows):
     return everything
 
 
-def card(entry, verdict, built, recorded, judgments, *, pages):
-    """One entry: verdict, linked name and what it shows; then the numbers side by side, or what it waits for; then what
-    the ledger says of each claim."""
-    name, chapter = entry["row"], entry["page_chapter"]
-    waiting = not (recorded or built or judgments)
-    linked = (f"{{ref}}`{name} <{target(name)}>`" if not waiting else
-              f"{{doc}}`{name} </book/{chapter}>`" if chapter in pages else f"**{name}**")
-    facts = [(f"thesis, {entry['source']}", entry["thesis"] or "no number")]
-    if waiting:
-        facts.append((verdict, entry["waits"].partition(":")[2].strip()))
-    for kind, found in (("recorded run", recorded), ("this build", built)):
-        if found:
-            record, report = found
-            device = record.provenance.get("device", "device unknown")
-            facts.append((f"{kind} ({record.parameters['profile']}, {device})", report["value"]))
-            facts.append((f"data of the {kind.split()[-1]}", report["data"]))
-            own = "" if report["verdict"] == verdict else f"{report['verdict']}. "
-            facts.append((f"note on the {kind.split()[-1]}", own + report["note"]))
-    if judgments:
-        facts.append(("measured runs", claims.row_words(judgments)))
-    return [
-        f":::{{div}} nmf-row{' nmf-waiting' if waiting else ''}",
-        f"{badge(verdict)} {linked} {escaped(entry['title'])}",
-        "",
-        *(f"- *{escaped(key)}:* {escaped(value)}" for key, value in facts if value),
-        *(f"  - {escaped(f'{judgment.claim.sentence}: {judgment.words}, {judgment.needed}; {judgment.scale.label}')}"
-          for judgment in judgments),
-        ":::",
-        "",
-    ]
-
-
 def badge(verdict):
-    return f"[{SIGNS[verdict]} {verdict}]{{.nmf-verdict .nmf-{verdict.replace(' ', '-')}}}"
+    return f"[{SIGNS[verdict]} {verdict}]{{.nmf-verdict .{_class(verdict)}}}"
 
 
 def target(row):

@@ -1,5 +1,7 @@
 """From chapters to pages, on a book of a few lines: what runs, what is skipped, what is refused, what stays behind."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from bs4 import BeautifulSoup
 from test_site import dead_links, foreign, mute, parsed
 
 from nmfbook import build, records, reproduction
@@ -50,7 +53,7 @@ def write_book(root, **chapters):
     (root / "book").mkdir(parents=True)
     for name, source in chapters.items():
         (root / "book" / f"{name}.md").write_text(source, encoding="utf-8")
-    first, *others = [*chapters, "reproduction"]
+    first, *others = [*chapters, "reproduction", "build_log"]
     rest = "".join(f"- file: book/{name}\n" for name in others)
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/{first}\nchapters:\n{rest}")
     for name in ("_config.yml", "book/references.bib", "requirements.txt", "CHANGELOG.md"):
@@ -301,12 +304,17 @@ def test_site(pages):
     assert dead_links("book/sound.html", html) == []
     assert foreign(unsound) == ["https://cdn.example/x.js"] and len(mute(unsound)) == 2
     report = parsed(html / "book/reproduction.html")
-    done, waiting = report.select(".nmf-row")
-    assert done.select_one("a[href='sound.html#row-f2-13']").get_text() == "F2.13"
+    done, waiting = report.select("details.nmf-row")
+    assert done.select_one("a[href='sound.html#row-f2-13']") and done["id"] == "row-f2-13"
     assert "49 *parts* | <b>" in done.get_text() and "Parts of *faces* | $1" in done.get_text()
     assert "✓ reproduced" in done.get_text() and "– not tested" in waiting.get_text()
-    assert waiting.select_one("a[href='unsound.html']").get_text() == "F2.14"
-    assert "the *points* are lost" in waiting.get_text()
+    assert waiting.select_one("a[href='unsound.html']") and "the *points* are lost" in waiting.get_text()
+    squares = report.select(".nmf-strip a")
+    assert [square["href"] for square in squares] == [f"#{row['id']}" for row in (done, waiting)]
+    assert [button["data-verdict"] for button in report.select(".nmf-filters button")] == ["reproduced", "not tested"]
+    lines = list(csv.DictReader(io.StringIO((root / "_build/site/book/reproduction.csv").read_text(encoding="utf-8"))))
+    assert [(line["row"], line["verdict"]) for line in lines] == [("F2.13", "reproduced"), ("F2.14", "not tested")]
+    assert "sound" in parsed(html / "book/build_log.html").get_text()
 
 
 def test_a_row_that_the_ledger_answers_shows_its_claims_and_needs_no_chapter(pages):
@@ -315,13 +323,26 @@ def test_a_row_that_the_ledger_answers_shows_its_claims_and_needs_no_chapter(pag
     before = rows.read_text(encoding="utf-8")
     rows.write_text(re.sub(r"F2\.14,(.*),[^,]*", r"F3.10,\1,", before), encoding="utf-8")
     try:
-        text = reproduction.pages(root, notebooks)["reproduction"]
+        with pytest.raises(ValueError, match=r"no page has the target \(row-f3-10\)= for row F3\.10"):
+            reproduction.pages(root, notebooks)
+        text = reproduction.pages(root, notebooks | {"unsound": with_target(root, notebooks["unsound"], "row-f3-10")})
     finally:
         rows.write_text(before, encoding="utf-8")
-    done, measuring = (next(part for part in text.split(":::") if name in part) for name in ("F2.13", "F3.10"))
-    assert "measured runs" not in done and r"- *measured runs:* measuring\, 0 of 1" in measuring
-    assert measuring.count("holds if") == 3 and r"1\/8 width" in measuring and "… measuring" in measuring
-    assert "{ref}`F3.10 <row-f3-10>`" in measuring
+    done, measuring = BeautifulSoup(text["reproduction"], "html.parser").select("details.nmf-row")
+    assert "measured runs" not in done.get_text() and "measured runs" in measuring.get_text()
+    assert "measuring, 0 of 1" in measuring.get_text() and len(measuring.select("li")) == 3
+    assert "1/8 width" in measuring.get_text() and "… measuring" in measuring.get_text()
+    assert measuring.select_one("a[href='unsound.html#row-f3-10']")
+
+
+def with_target(root, path, name):
+    """A copy of a notebook that has the target of a row."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(f"({name})="))
+    copy = root / "_build/with_target" / path.name
+    copy.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, copy)
+    return copy
 
 
 @contextmanager
@@ -354,7 +375,7 @@ def test_no_small_run_speaks_against_the_thesis_while_a_larger_one_is_measured(p
     before = rows.read_text(encoding="utf-8")
     notebook = nbformat.read(notebooks["unsound"], as_version=4)
     report = json.dumps({"value": "late", "data": "few images", "verdict": small, "note": ""})
-    notebook.cells.append(executed(("report()", [glued("row:F3.10", report)])).cells[0])
+    notebook.cells += executed("(row-f3-10)=", ("report()", [glued("row:F3.10", report)])).cells
     other = root / "_build/other/unsound.ipynb"
     other.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, other)
@@ -365,7 +386,7 @@ def test_no_small_run_speaks_against_the_thesis_while_a_larger_one_is_measured(p
     finally:
         rows.write_text(before, encoding="utf-8")
         page.unlink()
-    assert shown in next(part for part in found["reproduction"].split(":::") if "F3.10" in part)
+    assert shown in BeautifulSoup(found["reproduction"], "html.parser").select_one("#row-f3-10").get_text()
     rests_on = "0 of 12" if "measuring" in shown else "few images"
     assert shown in found["what_changed_our_mind"] and f"({rests_on})" in found["what_changed_our_mind"]
 
@@ -390,21 +411,22 @@ def test_the_verdict_is_that_of_the_recorded_run(pages):
     assert '<span id="record-sound"></span>**sound**' in found["ledger"] and "CHAPTER=sound" in found["ledger"]
     assert 'href="ledger.html#record-sound"' in found["sound"].cells[-1].source
     assert "record-" not in found["unsound"].cells[-1].source
-    card = next(part for part in text.split(":::") if "F2.13" in part)
-    assert "≠ fails at smaller scale" in card and r"recorded run \(paper\, abacus\)" in card
-    assert card.index("more faces") < card.index(r"this build \(quick") and r"reproduced\." in card
+    card = BeautifulSoup(text, "html.parser").select_one("#row-f2-13").get_text()
+    assert "≠ fails at smaller scale" in card and "recorded run (paper, abacus)" in card
+    assert card.index("more faces") < card.index("this build (quick") and "reproduced." in card
 
 
 def test_dead_references_stop_the_site_and_keep_the_old_one(pages):
     root, notebooks = pages
     old = (root / "_build/html/book/sound.html").read_bytes()
     report = '{"value": "2", "data": "points", "verdict": "undecided", "note": ""}'
-    broken = executed("# Sound\n\n{ref}`nowhere <no-such-place>`", ("report()", [glued("row:F2.14", report)]))
-    other = root / "_build/broken.ipynb"
-    nbformat.write(broken, other)
-    with waits(root, {"F2.13": "measuring: faces", "F2.14": ""}), pytest.raises(
-            build.Trouble, match=r"(?s)row-f2-14.*no-such-place|no-such-place.*row-f2-14"):
-        build.site(root, notebooks | {"sound": other})
+    cells = "# Sound\n\n{ref}`nowhere <no-such-place>`", ("report()", [glued("row:F2.14", report)])
+    for dead, more in {r"\(row-f2-14\)=": (), "no-such-place": ("(row-f2-14)=",)}.items():
+        broken = executed(*cells, *more)
+        other = root / "_build/broken.ipynb"
+        nbformat.write(broken, other)
+        with waits(root, {"F2.13": "measuring: faces", "F2.14": ""}), pytest.raises(build.Trouble, match=dead):
+            build.site(root, notebooks | {"sound": other})
     assert (root / "_build/html/book/sound.html").read_bytes() == old
 
 

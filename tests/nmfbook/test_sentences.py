@@ -44,7 +44,7 @@ def test_the_page_says_what_the_ledger_says():
 
 
 def test_every_entry_is_on_the_page_and_in_the_table():
-    page, tables = ledger_page.page(LEDGER, judgments("holds")), ledger_page.tables(LEDGER)
+    page, tables = ledger_page.page(LEDGER, judgments("holds"), []), ledger_page.tables(LEDGER)
     for name in ("early_stopping", "memorizing_networks"):
         measured = entries(name)
         assert f"({sentences.target(name)})=" in page and f"<ledger/{name}.csv>" in page
