@@ -112,9 +112,8 @@ def fingerprints(root, threads):
     installed = sorted(f"{package.metadata['Name']} {package.version}" for package in distributions())
     return {
         "nmfcore": contents(root, "nmfcore/**/*"),
-        "nmfbook": contents(root, "nmfbook/**/*.py", but="nmfbook/reproduction.py"),
         "requirements.txt": contents(root, "requirements.txt"),
-        "data/": contents(root, "data/**/*", but="data/ledger"),
+        "data/": contents(root, "data/**/*", but=("data/ledger", "data/records")),
         "outside data": digest([[str(folder), listing(folder)] for folder in outside]),
         "environment": digest([platform.python_version(), platform.machine(), installed, threads]),
     }
@@ -124,19 +123,66 @@ def digest(thing):
     return hashlib.sha256(json.dumps(thing).encode()).hexdigest()[:16]
 
 
-def ledger_of(root, source):
-    """Hash of what the ledger holds of the experiments that a chapter draws from: those its code names."""
+def own(root, source):
+    """Name -> hash of what one chapter depends on besides: its text, the modules of nmfbook that it imports, by itself
+    or through one of them, and the experiments' jobs and the recorded runs that its code names."""
     code = "\n".join(cell.source for cell in notebook_of(source).cells if cell.cell_type == "code")
-    if not re.search(r"\bnmfbook\b.*\b(ledger|experiments)\b", code):
-        return digest([])
-    folders = [path for path in sorted((root / "data/ledger").glob("*/")) if re.search(rf"\b{path.name}\b", code)]
-    return digest([contents(root, f"data/ledger/{folder.name}/*") for folder in folders])
+    draws = re.search(r"\bnmfbook\b.*\b(ledger|experiments)\b", code)
+    named = {name for _, name in re.findall(r"""(["'])(\w+)\1""", code)}
+    experiments = [path for path in root.glob("nmfbook/experiments/*.py") if draws and path.stem in named]
+    return {
+        "chapter": digest(source),
+        "nmfbook": hashed(root, imported(root, code, experiments)),
+        "ledger": digest([contents(root, f"data/ledger/{folder.name}/*") for folder in sorted(
+            (root / "data/ledger").glob("*/")) if draws and folder.name in named]),
+        "records": hashed(root, [path for path in root.glob("data/records/*.json") if path.stem in named]),
+    }
 
 
-def contents(root, pattern, but=None):
-    """Hash of the names and bytes of all files that match, those in the folder, or the file, `but` left out."""
-    files = sorted(path for path in root.glob(pattern) if path.is_file() and "__pycache__" not in path.parts
-                   and not (but and path.is_relative_to(root / but)))
+def imported(root, code, more=()):
+    """Files of nmfbook that code loads: modules, also through one another, the packages around them, scripts beside.
+
+    more: modules that it loads by name. Code that is not Python alone may load anything.
+    """
+    found = set(more)
+    waiting = [(code, ""), *((path.read_text(encoding="utf-8"), package(root, path)) for path in more)]
+    while waiting:
+        text, inside = waiting.pop()
+        try:
+            nodes = list(ast.walk(ast.parse(text)))
+        except SyntaxError:
+            return set(root.glob("nmfbook/**/*"))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                above = inside.split(".")[:len(inside.split(".")) + 1 - node.level] if node.level else []
+                module = ".".join([*above, *([node.module] if node.module else [])])
+                names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            steps = name.split(".")
+            files = [root.joinpath(*steps[:end]) / "__init__.py" for end in range(1, len(steps) + 1)]
+            files += [root.joinpath(*steps[:-1]) / f"{steps[-1]}.py"]
+            for path in files if steps[0] == "nmfbook" else ():
+                if path.is_file() and path not in found:
+                    found |= {path, *(other for other in path.parent.glob("*") if other.suffix in (".js", ".css"))}
+                    waiting.append((path.read_text(encoding="utf-8"), package(root, path)))
+    return found
+
+
+def package(root, path):
+    """The package that a module is in, from which its relative imports start."""
+    return ".".join(path.relative_to(root).parent.parts)
+
+
+def contents(root, pattern, but=()):
+    """Hash of the names and bytes of all files that match; the files `but`, and those in folders `but`, left out."""
+    return hashed(root, (path for path in root.glob(pattern)
+                         if not any(path.is_relative_to(root / name) for name in but)))
+
+
+def hashed(root, paths):
+    """Hash of the names and bytes of files."""
+    files = sorted(path for path in paths if path.is_file() and "__pycache__" not in path.parts)
     return digest([[str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
@@ -188,7 +234,7 @@ def execute(root, parameters, only=()):
 
     waiting = []
     for name, source in selected.items():
-        inputs = common | {"chapter": digest(source), "ledger": ledger_of(root, source)}
+        inputs = common | own(root, source)
         reason = stale(folder / "book" / f"{name}.ipynb", inputs)
         if reason:
             waiting.append((name, source, inputs))
@@ -320,7 +366,7 @@ def indented(text):
 
 def site(root, notebooks):
     """Build `_build/html` from the executed notebooks; the old site stays until the new one is complete."""
-    from . import ledger_page, reproduction  # with them comes torch
+    from . import ledger_page, reproduction, widgets  # with them comes torch
 
     stage, output = root / "_build" / "site", root / "_build" / "site-output"
     for folder in (stage, output):
@@ -337,6 +383,7 @@ def site(root, notebooks):
         config["launch_buttons"] = {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"}
         config["html"]["use_repository_button"] = True
     (stage / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    (stage / "book" / "_assets" / widgets.WEIGHTS).write_text(widgets.student_weights(), encoding="utf-8")
     try:
         for name, page in reproduction.pages(root, notebooks).items():
             if isinstance(page, str):

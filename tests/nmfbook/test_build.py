@@ -116,9 +116,8 @@ def test_an_unknown_make_variable_is_named():
 
 
 @pytest.mark.parametrize("name, path", [
-    ("nmfcore", "nmfcore/nmf.py"), ("nmfcore", "nmfcore/models/net.json"), ("nmfbook", "nmfbook/experiments/one.py"),
-    ("nmfbook", "nmfbook/build.py"), ("requirements.txt", "requirements.txt"),
-    ("data/", "data/models/net.txt"), ("data/", "data/records/new.json"),
+    ("nmfcore", "nmfcore/nmf.py"), ("nmfcore", "nmfcore/models/net.json"), ("requirements.txt", "requirements.txt"),
+    ("data/", "data/models/net.txt"),
     ("outside data", "outside/faces/1.pgm"), ("outside data", "torch/hub/checkpoints/vgg.pth"),
 ])
 def test_each_input_changes_the_key(tmp_path, monkeypatch, name, path):
@@ -133,19 +132,47 @@ def test_each_input_changes_the_key(tmp_path, monkeypatch, name, path):
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
-def test_the_ledger_of_its_own_experiments_alone_runs_a_chapter_again(tmp_path):
-    draws = chapter("Draws", "from nmfbook.ledger import entries\nentries('tiny')")
-    mentions = chapter("Mentions", "name = 'tiny'")
+def changed(root, source, files):
+    """Which of what a chapter depends on differs after each file is written."""
+    found = []
+    for path in files:
+        before = build.own(root, source)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("changed = 1\n")
+        found.append([name for name, value in build.own(root, source).items() if value != before[name]])
+    return found
+
+
+def test_the_jobs_and_records_that_it_names_alone_run_a_chapter_again(tmp_path):
+    draws = chapter("Draws", "from nmfbook import records\nfrom nmfbook.ledger import entries\n"
+                             "entries('tiny'), records.load(\"faces\")")
+    mentions = chapter("Mentions", "name = 'tiny', tiny")
     write_book(tmp_path, first=draws)
-    before = build.fingerprints(tmp_path, 1)
-    keys = [build.ledger_of(tmp_path, source) for source in (draws, mentions)]
-    for name in ("tiny", "other"):
-        (tmp_path / "data/ledger" / name).mkdir(parents=True)
-        (tmp_path / "data/ledger" / name / "job.json").write_text("{}")
-    after = [build.ledger_of(tmp_path, source) for source in (draws, mentions)]
-    assert build.fingerprints(tmp_path, 1) == before and after[1] == keys[1] and after[0] != keys[0]
-    (tmp_path / "data/ledger/other/job.json").write_text("[]")
-    assert build.ledger_of(tmp_path, draws) == after[0]
+    common = build.fingerprints(tmp_path, 1)
+    files = ("data/ledger/tiny/job.json", "data/ledger/other/job.json", "data/records/faces.json",
+             "data/records/tiles.json")
+    assert changed(tmp_path, draws, files) == [["ledger"], [], ["records"], []]
+    assert changed(tmp_path, mentions, ("data/ledger/tiny/other.json", "data/records/tiles.json")) == [[], []]
+    assert build.fingerprints(tmp_path, 1) == common
+
+
+def test_the_modules_that_it_imports_alone_run_a_chapter_again(tmp_path):
+    source = chapter("Imports", "from nmfbook import first\nimport nmfbook.rooms.second as one\nmeasured('named')\n"
+                                "from nmfbook.ledger import entries")
+    write_book(tmp_path, first=source)
+    for name, text in {"__init__": "", "first": "from . import third\n", "third": "", "ledger": "", "alone": "",
+                       "rooms/__init__": "from ..fourth import x\n", "rooms/second": "from .fifth import y\n",
+                       "rooms/fifth": "", "fourth": "", "sixth": "", "experiments/__init__": "",
+                       "experiments/named": "from .. import sixth", "experiments/other": ""}.items():
+        path = tmp_path / f"nmfbook/{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    again = ("sixth.py", "third.py", "fourth.py", "rooms/fifth.py", "rooms/view.js", "__init__.py", "ledger.py")
+    assert changed(tmp_path, source, [f"nmfbook/{name}" for name in again]) == [["nmfbook"]] * len(again)
+    others = [f"nmfbook/{name}.py" for name in ("alone", "build", "experiments/other")]
+    assert changed(tmp_path, source, others) == [[]] * 3
+    anything = chapter("Anything", "!ls\nfrom nmfbook import first")  # not Python alone
+    assert changed(tmp_path, anything, ["nmfbook/new.py"]) == [["nmfbook"]]
 
 
 def test_threads_and_the_data_folder_change_the_key(tmp_path, monkeypatch):
