@@ -269,6 +269,35 @@ def _ahead(ours, other, split, units):
     return bootstrap(np.mean, choices[best[ours]][1] - choices[best[other]][1])
 
 
+FACTORS = ("box rule", "whitened directions", "rank", "solver and iterations")
+
+
+def variance_shares(table: dict, data: str, descriptor: str) -> dict[str, tuple[float, float, float]]:
+    """How much of the variance of the mean precision over all choices goes with each of `FACTORS` alone.
+
+    Main effects of a full factorial: the variance of the means at a factor's levels, in shares of that over all cells
+    (they are at most 1 together; the rest are interactions). With 95 % intervals over queries. Raises ValueError where
+    a combination of levels is missing.
+    """
+    cells = {(rule, directions, rank, (solver, iterations)): precisions
+             for (of, name, rule, directions, rank, solver, iterations), precisions in table.items()
+             if (of, name) == (data, descriptor)}
+    levels = [sorted({choice[i] for choice in cells}, key=str) for i in range(len(FACTORS))]
+    lacking = [choice for choice in product(*levels) if choice not in cells]
+    if lacking or not cells:
+        raise ValueError(f"{descriptor} on {data} was not measured at {lacking[0] if lacking else 'any choice'}")
+    queries = np.array([cells[choice] for choice in product(*levels)]).T.reshape(-1, *map(len, levels))
+
+    def share(factor):
+        others = tuple(i for i in range(len(FACTORS)) if i != factor)
+
+        def statistic(sample):
+            grid = sample.mean(0)
+            return grid.mean(others).var() / grid.var() if grid.var() > 0 else np.nan
+        return bootstrap(statistic, queries)
+    return {name: share(i) for i, name in enumerate(FACTORS)}
+
+
 def synthetic(kind: str) -> list[tuple[Job, dict]]:
     """Made-up precisions on which every claim "holds", "fails" or is "undecided"."""
     ahead = {"holds": 100, "fails": -100, "undecided": 0}[kind]

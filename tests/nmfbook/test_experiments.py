@@ -1,9 +1,11 @@
 """The experiments: their jobs, and what training and measuring give, on jobs small enough for a test."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -223,6 +225,25 @@ def test_retrieval_on_digits_gives_a_precision_for_each_query_and_choice(tmp_pat
         others, query.positives - {query.image}, retrieval.PLACES))
     stopped = retrieval.measure(replace(nmf, solver="mu", iterations=1), photos)
     assert stopped != precisions
+
+
+def test_shares_of_the_variance_are_those_of_what_was_put_in():
+    """Precisions that are sums of effects, with an interaction of known size."""
+    rules, directions, ranks, stops = ("whole", "cut"), ("0", "all"), (4, 32), (("hals", None), ("mu", 20))
+    table = {}
+    for i, j, k, m in itertools.product(range(2), repeat=4):
+        mean = 0.5 + 0.03 * (2 * k - 1) + 0.02 * (2 * i - 1) + 0.01 * (2 * j - 1) * (2 * m - 1)
+        choice = ("voc", "nmf_v", rules[i], directions[j], ranks[k], *stops[m])
+        table[choice] = mean + 0.1 * np.array([1, -1, 2, -2])
+    shares = retrieval.variance_shares(table, "voc", "nmf_v")
+    assert {name: value for name, (value, _, _) in shares.items()} == pytest.approx(
+        {"rank": 9 / 14, "box rule": 4 / 14, "whitened directions": 0, "solver and iterations": 0}, abs=1e-9)
+    assert all(low <= value <= high for value, low, high in shares.values())
+    with pytest.raises(ValueError, match=r"nmf_vu on voc was not measured at any choice"):
+        retrieval.variance_shares(table, "voc", "nmf_vu")
+    del table["voc", "nmf_v", "cut", "0", 32, "mu", 20]
+    with pytest.raises(ValueError, match=r"not measured at \('cut', '0', 32, \('mu', 20\)\)"):
+        retrieval.variance_shares(table, "voc", "nmf_v")
 
 
 def test_scale_measures_as_the_experiments_whose_lines_it_has():
