@@ -99,8 +99,12 @@ def pages(root, notebooks):
     rests_on |= {name: report["data"] for name, (_, report) in (built | recorded).items()
                  if verdict[name] != "measuring"}
 
+    entries = [_entry(entry, verdict[entry["row"]], built.get(entry["row"]), recorded.get(entry["row"]),
+                      judged.get(entry["row"], []), nodes) for entry in rows]
+    strip = f'<div class="nmf-strip">{_squares(entries, "reproduction.html")}</div>\n\n{_counts(entries)}'
+
     def complete(text):
-        return filled(sentences.bound(text, judgments), verdict, rests_on)
+        return filled(sentences.bound(text, judgments), verdict, rests_on).replace("{rows}`all`", strip)
 
     kept = {path.stem: records.load(path.stem, path.parent) for path in sorted((root / "data/records").glob("*.json"))}
     found = {"ledger": ledger_page.page(root / "data" / "ledger", judgments, list(kept.values()))}
@@ -115,8 +119,6 @@ def pages(root, notebooks):
         if name in kept:
             found[name].cells.append(nbformat.v4.new_markdown_cell(RECORDED.format(
                 anchor=ledger_page.record_anchor(name), profile=kept[name].parameters["profile"])))
-    entries = [_entry(entry, verdict[entry["row"]], built.get(entry["row"]), recorded.get(entry["row"]),
-                      judged.get(entry["row"], []), nodes) for entry in rows]
     found["build_log"] = BUILD_LOG + "\n".join(
         "| {{doc}}`/book/{}` | {} | {} | {} s | {} GB |".format(
             name, node.metadata.papermill.parameters["profile"], escaped(node.metadata.papermill.parameters["device"]),
@@ -168,15 +170,26 @@ def _entry(entry, verdict, built, recorded, judgments, nodes):
                 for judgment in judgments])
 
 
-def dashboard(entries):
-    """The page: a square for each row, counts, filters, and a line for each row that unfolds."""
-    verdicts = [entry.verdict for entry in entries]
-    squares = "".join(
+def _squares(entries, page=""):
+    """A square for each row, chapter by chapter, that leads to its line on the page."""
+    return "".join(
         f'<span role="group" aria-label="{escape(CHAPTERS[chapter])}">' + "".join(
-            f'<a class="nmf-verdict {_class(entry.verdict)}" href="#{target(entry.name)}" '
+            f'<a class="nmf-verdict {_class(entry.verdict)}" href="{page}#{target(entry.name)}" '
             f'title="{escape(f"{entry.name}, {entry.verdict}: {entry.title}")}" '
             f'aria-label="{escape(f"{entry.name}, {entry.verdict}")}">{SIGNS[entry.verdict]}</a>'
             for entry in entries if entry.chapter == chapter) + "</span>" for chapter in CHAPTERS)
+
+
+def _counts(entries):
+    """How many rows have which verdict, in words."""
+    verdicts = [entry.verdict for entry in entries]
+    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in MEANINGS if kind in verdicts)
+    return f"Of {len(entries)} rows: {counts}."
+
+
+def dashboard(entries):
+    """The page: a square for each row, counts, filters, and a line for each row that unfolds."""
+    verdicts = [entry.verdict for entry in entries]
     counts = "".join(
         f'<li><button type="button" aria-pressed="false" data-verdict="{kind}" class="nmf-verdict {_class(kind)}">'
         f"{SIGNS[kind]} {kind}: {verdicts.count(kind)}</button> <small>{escape(meaning)}</small></li>"
@@ -186,7 +199,7 @@ def dashboard(entries):
     failed = ", ".join(f'<a href="#{target(entry.name)}">{entry.name}</a> ({entry.verdict})' for entry in against)
     said = f"Against the thesis, in whole or in part, speak {failed}. " if failed else ""
     return "\n".join([
-        HEAD, f'<div class="nmf-strip">{squares}</div>', "", said + WHY,
+        HEAD, f'<div class="nmf-strip">{_squares(entries)}</div>', "", said + WHY,
         '<div class="nmf-filters" role="search">'
         f'<label>chapter <select autocomplete="off"><option value="">all</option>{options}</select></label>'
         '<label>search <input type="search" autocomplete="off"></label>'

@@ -279,7 +279,7 @@ def variance_shares(table: dict, data: str, descriptor: str) -> dict[str, tuple[
     (they are at most 1 together; the rest are interactions). With 95 % intervals over queries. Raises ValueError where
     a combination of levels is missing.
     """
-    cells = {(rule, directions, rank, (solver, iterations)): precisions
+    cells: dict[tuple, np.ndarray] = {(rule, directions, rank, (solver, iterations)): precisions
              for (of, name, rule, directions, rank, solver, iterations), precisions in table.items()
              if (of, name) == (data, descriptor)}
     levels = [sorted({choice[i] for choice in cells}, key=str) for i in range(len(FACTORS))]

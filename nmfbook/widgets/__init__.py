@@ -190,7 +190,8 @@ def student(photographs: Mapping[str, Sequence[tuple[str, np.ndarray | Image.Ima
                     "weights": weights, "engine": _text("student_worker.js")}, caption,
         f'<div class="bar"><label>photographs <select autocomplete="off">{options}'
         f'<option value="" disabled hidden>your own</option></select></label>'
-        f'<label class="drop">drop your own here, or <b>choose files</b><input type="file" accept="image/*" multiple></label></div>'
+        f'<label class="drop">drop your own here, or <b>choose files</b>'
+        f'<input type="file" accept="image/*" multiple></label></div>'
         f'<div class="bar"><label>K = <output>{rank}</output> <input type="range" min="1" max="{_RANKS}" step="1" '
         f'value="{rank}" autocomplete="off" aria-label="K, the number of factors"></label>'
         f'<button type="button" class="again">find what recurs</button>'
@@ -216,13 +217,12 @@ def _small(image, name):
 
 def student_weights() -> str:
     """The script with which `student` finds its network: the package's student, in half precision, as base64."""
-    tensors, halves = {}, []
+    tensors, halves = {}, b""
     for name, tensor in load_file(MODELS / "student.safetensors").items():
-        tensors[name] = {"shape": list(tensor.shape), "offset": sum(map(len, halves))}
-        halves.append(tensor.numpy().astype("<f2").ravel())
+        tensors[name] = {"shape": list(tensor.shape), "offset": len(halves) // 2}
+        halves += tensor.numpy().astype("<f2").tobytes()
     preprocess = pretrained("student", weights=MODELS / "student.safetensors")[1]
-    data = {"mean": preprocess.mean, "std": preprocess.std, "tensors": tensors,
-            "halves": b64encode(np.concatenate(halves).tobytes()).decode()}
+    data = {"mean": preprocess.mean, "std": preprocess.std, "tensors": tensors, "halves": b64encode(halves).decode()}
     return f"globalThis.nmfStudent = {json.dumps(data)};\n"
 
 

@@ -53,23 +53,23 @@
   }
 
   async function take(list) {
-    const given = [...list], wrong = [], found = [];
+    const given = [...list], readable = [], wrong = [];
     for (const file of given.slice(0, view.most)) {  // one after the other: large ones take memory
       say(`Reading ${file.name} …`);
       try {
-        found.push(await read(file, file.name));
+        readable.push(await read(file, file.name));
       } catch (error) {
         wrong.push(error instanceof Trouble ? error.message : `${file.name} cannot be read: ${error.message}`);
       }
     }
     if (given.length > view.most) wrong.push(`Of ${given.length} files the first ${view.most} were taken.`);
+    if (!readable.length) return say(wrong.join(' ') || 'That was no file.');
     notes = wrong.join(' ');
-    if (!found.length) return say(notes || 'That was no file.');
-    sets.set(OWN, found);
+    sets.set(OWN, readable);
     const own = choice.querySelector(`[value="${OWN}"]`);
     own.disabled = own.hidden = false;
     choice.value = OWN;
-    put(found);
+    put(readable);
     colour();
   }
 
@@ -154,8 +154,8 @@
     if (sent != set) {
       say('Running the network …');
       const given = set.map(({small: {data, width, height}}) => ({pixels: data, width, height}));
-      sent = set;
       passed = (await ask('photographs', given)).seconds;
+      sent = set;
     }
     const {answer: {maps, sizes, error, sweeps}, seconds} = await ask('factors', {K: rank, seed});
     if (wanted || set != photographs) return;
@@ -167,8 +167,8 @@
     remember();
     const network = passed === null ? '' : `the network took ${passed.toFixed(2)} s, `;
     passed = null;
-    say(`K = ${rank}, start ${seed}: ${network}${sweeps} sweeps of NMF ${seconds.toFixed(2)} s; relative error `
-      + `${Math.round(100 * error)} %. Nothing was uploaded.`);
+    say(`${notes} K = ${rank}, start ${seed}: ${network}${sweeps} sweeps of NMF ${seconds.toFixed(2)} s; `
+      + `relative error ${Math.round(100 * error)}\u00a0%. Nothing was uploaded.`);
   }
 
   // As nmfcore.heatmaps.overlay, of the maps enlarged by bilinear interpolation; with `only`, of that factor alone.
@@ -226,7 +226,7 @@
   }
 
   function say(text) {
-    words.textContent = text == notes ? text : `${notes} ${text}`.trim();
+    words.textContent = text.trim();
   }
 
   // --- the reader ---

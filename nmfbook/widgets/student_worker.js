@@ -222,21 +222,22 @@ const errands = {
     network = decoded(registered);
   },
   photographs(photographs) {  // the set that is factorized from now on
-    const found = photographs.map(photograph => forward(photograph, network));
-    const A = new Float32Array(sum(found.length, i => found[i].data.length));
+    const activations = photographs.map(photograph => forward(photograph, network));
+    const A = new Float32Array(sum(activations.length, i => activations[i].data.length));
     let place = 0;
-    for (const {data} of found) {
+    for (const {data} of activations) {
       A.set(data, place);
       place += data.length;
     }
-    set = {A, N: A.length / found[0].channels, sizes: found.map(({height, width}) => ({height, width}))};
-    return {sizes: set.sizes};
+    const sizes = activations.map(({height, width}) => ({height, width}));
+    set = {A, N: A.length / activations[0].channels, sizes};
+    return {sizes};
   },
   activations() {  // (N, 512), those of all photographs below each other
     return set.A;
   },
   factors({K, ...how}) {
-    const found = nmf({A: set.A, N: set.N, K, ...how}), factors = how.U ? found : ordered(found, K);
+    const result = nmf({A: set.A, N: set.N, K, ...how}), factors = how.U ? result : ordered(result, K);
     return {...factors, maps: heatmaps(factors.U, K, set.sizes), sizes: set.sizes};
   },
 };

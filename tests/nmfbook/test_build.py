@@ -488,6 +488,10 @@ def test_a_page_of_the_book_shows_computed_verdicts(pages):
         page.write_text("# Changed\n\nNow: {verdict}`F2.13`\n")
         text = reproduction.pages(root, notebooks)["what_changed_our_mind"]
         assert "[✓ reproduced]{.nmf-verdict .nmf-reproduced} {ref}`F2.13 <row-f2-13>` (faces)" in text
+        page.write_text("# Changed\n\n{rows}`all`\n")
+        strip = BeautifulSoup(reproduction.pages(root, notebooks)["what_changed_our_mind"], "html.parser")
+        assert [a["href"] for a in strip.select("a")] == [f"reproduction.html#row-f2-1{i}" for i in (3, 4)]
+        assert "Of 2 rows: 1 reproduced, 1 not tested." in strip.get_text()
         page.write_text("Now: {verdict}`F2.14`\n")
         with pytest.raises(ValueError, match=r"F2\.14, on which nothing reports"):
             reproduction.pages(root, notebooks)
