@@ -415,10 +415,26 @@ def site(root, notebooks):
             text = page.read_text(encoding="utf-8")
             page.write_text(re.sub(r"(urlpath=lab/tree/[\w/]+)\.ipynb", r"\1.md", text), encoding="utf-8")
     (pages / "index.html").write_text(FRONT.format(**config, page=documents(toc)[0]), encoding="utf-8")
+    lighten(pages)
     shutil.rmtree(root / "_build" / "html", ignore_errors=True)
     os.replace(pages, root / "_build" / "html")
     shutil.rmtree(output)
     say(f"  {time.monotonic() - begin:.0f} s: _build/html/index.html")
+
+
+def lighten(pages):
+    """Take away what no page loads: the forms of MathJax that are not used, the outputs of notebooks to download."""
+    mathjax = pages / "_static" / "mathjax"
+    used = [mathjax / "tex-chtml.js", mathjax / "output/chtml/fonts", mathjax / "input/tex/extensions"]
+    for path in sorted(mathjax.rglob("*")):
+        if path.is_file() and not any(path.is_relative_to(kept) for kept in used):
+            path.unlink()
+    for path in (pages / "_sources").rglob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, path)
 
 
 # Command line

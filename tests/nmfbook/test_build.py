@@ -342,6 +342,10 @@ def test_site(pages):
     lines = list(csv.DictReader(io.StringIO((root / "_build/site/book/reproduction.csv").read_text(encoding="utf-8"))))
     assert [(line["row"], line["verdict"]) for line in lines] == [("F2.13", "reproduced"), ("F2.14", "not tested")]
     assert "sound" in parsed(html / "book/build_log.html").get_text()
+    cells = nbformat.read(html / "_sources/book/sound.ipynb", as_version=4).cells
+    assert not any(cell.get("outputs") for cell in cells) and any("report()" in cell.source for cell in cells)
+    assert {path.suffix for path in (html / "_static/mathjax").iterdir() if path.is_file()} == {".js"}
+    assert sum(path.stat().st_size for path in html.rglob("*") if path.is_file()) < 16 * 2**20
 
 
 def test_a_row_that_the_ledger_answers_shows_its_claims_and_needs_no_chapter(pages):
