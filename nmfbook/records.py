@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -192,7 +193,7 @@ def beside(record: Record | None, name: str, built) -> dict[str, Any]:
 
 
 def provenance(device: str = "cpu") -> dict:
-    """Package versions, the machine, and a hash of the two packages' source: what a number or a duration
+    """Package versions, the machine, and a hash of what is loaded of the two packages: what a number or a duration
     depends on besides its data."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -204,12 +205,23 @@ def provenance(device: str = "cpu") -> dict:
     cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else ()
     models = [line.split(":")[1].strip() for line in cpu if line.startswith("model name")]
     return {"versions": versions, "device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-            "processor": models[0] if models else platform.processor(), "source": source_hash()}
+            "processor": models[0] if models else platform.processor(), "source": _hash(_loaded())}
 
 
 def source_hash() -> str:
     """SHA-256 over the Python files of nmfcore and nmfbook, in name order."""
+    return _hash(path for package in ("nmfbook", "nmfcore") for path in (ROOT / package).rglob("*.py"))
+
+
+def _loaded():
+    """The files of both packages that this process has loaded."""
+    files = (Path(module.__file__) for name, module in list(sys.modules.items())
+             if name.partition(".")[0] in ("nmfbook", "nmfcore") and getattr(module, "__file__", None))
+    return (path for path in files if path.suffix == ".py" and path.is_relative_to(ROOT))
+
+
+def _hash(paths):
     digest = hashlib.sha256()
-    for path in sorted(path for package in ("nmfbook", "nmfcore") for path in (ROOT / package).rglob("*.py")):
+    for path in sorted(paths):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

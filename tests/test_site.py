@@ -172,17 +172,49 @@ def slides(box):
 
 
 def test_first_screen(view):
-    """Without scrolling, a first-time reader meets the claim in words and sees a heatmap."""
+    """Without scrolling, a first-time reader meets the claim in words, and photographs that one press colours."""
     view.open("index.html")
     view.wait_for_selector("article h1")
     claim = view.locator("article p").first
     assert len(claim.inner_text()) > 80
     box = claim.bounding_box()
     assert box["y"] + box["height"] <= 800
-    picture = view.locator("article img").first
     figure = view.locator("article figure").first
-    assert "heatmap" in (figure.inner_text() + picture.get_attribute("alt")).lower()
-    assert picture.bounding_box()["y"] <= 640, "the heatmap begins below the fold"
+    assert "heatmap" in figure.inner_text().lower()
+    picture, press = figure.locator("canvas").first, figure.get_by_role("button", name="find what recurs")
+    assert all(part.bounding_box()["y"] <= 640 for part in (picture, press)), "they begin below the fold"
+    press.press("Enter")
+    figure.get_by_role("button", name="factor 3").wait_for(timeout=120_000)
+    assert view.faults == []
+
+
+def test_the_dashboard_is_filtered_by_mouse_and_keyboard_and_shared_by_its_address(view):
+    view.open("book/reproduction.html")
+    rows, told = view.locator(".nmf-rows > details"), view.locator(".nmf-filters output")
+    total = rows.count()
+    assert told.inner_text() == f"{total} rows" and view.locator(".nmf-strip a").count() == total
+
+    def shown():
+        return [row.get_attribute("id") for row in rows.all() if row.is_visible()]
+
+    view.get_by_label("chapter").select_option("3")
+    of_chapter = shown()
+    assert 0 < len(of_chapter) < total and told.inner_text() == f"{len(of_chapter)} of {total} rows"
+    view.get_by_label("search").fill("early stopping loss")
+    view.get_by_label("search").fill("first local maximum")
+    assert shown() == ["row-f3-10"]
+    view.get_by_label("search").fill("")
+    view.locator(".nmf-filters summary").press("Enter")
+    view.locator(".nmf-filters button[data-verdict=reproduced]").press("Space")
+    reproduced = shown()
+    assert {*reproduced} < {*of_chapter} and "verdict=reproduced" in view.url and "chapter=3" in view.url
+    shared = view.url
+    view.goto("about:blank")
+    view.goto(shared)
+    assert shown() == reproduced
+    view.goto(shared.partition("#")[0] + "#row-f3-10")
+    assert len(shown()) == total and view.locator("#row-f3-10").get_attribute("open") is not None
+    assert view.faults == []
 
 
 def test_search(view):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from xml.etree import ElementTree
 
 import nbclient
@@ -139,3 +140,11 @@ records.row("F2.12", value="points", data="faces", verdict="shown")
     assert record.provenance["versions"]["torch"] and len(record.provenance["source"]) == 64
     page = "".join(output.data.get("text/markdown", "") for output in notebook.cells[0].outputs if "data" in output)
     assert 'two views of it\'s a "motorcycle"' in page
+
+
+def test_the_hash_of_a_run_is_that_of_what_it_has_loaded(monkeypatch):
+    """A notebook that is not run again when another module changes must not differ from itself."""
+    before = records.provenance()["source"]
+    assert records.provenance()["source"] == before != records.source_hash()
+    monkeypatch.delitem(sys.modules, "nmfbook.records")
+    assert records.provenance()["source"] != before
