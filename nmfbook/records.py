@@ -17,7 +17,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -96,15 +95,6 @@ def row(name: str, *, value: str, data: str, answers: Sequence[str] = (), protoc
                          f"{', '.join(UNCOMPUTED)} are given as they are")
     report = {"value": value, "data": data, "verdict": verdict, "note": note}
     glue(f"row:{name}{RECORDED if recorded else ''}", json.dumps(report, ensure_ascii=False))
-
-
-def of_networks(source: str, width: float, networks: int) -> str:
-    """The data of a row about trained networks: what they were trained on, their width, as a share of the thesis's, and
-    how many there are.
-
-        of_networks("2,000 images of CIFAR-10", 0.25, 12)  # "2,000 images of CIFAR-10; width 1/4; 12 networks"
-    """
-    return f"{source}; width {Fraction(width).limit_denominator(64)}; {networks} networks"
 
 
 def used(*, device: str = "cpu", **sources) -> None:

@@ -95,11 +95,6 @@ def test_verdicts_follow_from_answers_and_protocol(answers, met, otherwise):
     assert claims.verdict(answers, protocol_met=False) == otherwise
 
 
-@pytest.mark.parametrize("width, said", [(1.0, "1"), (0.25, "1/4"), (1 / 8, "1/8")])
-def test_the_data_of_trained_networks(width, said):
-    assert records.of_networks("2,000 images", width, 12) == f"2,000 images; width {said}; 12 networks"
-
-
 def test_a_table(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(thing.data))
