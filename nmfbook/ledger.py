@@ -145,6 +145,11 @@ def entries(name: str, folder: Path | None = None) -> list[Entry]:
     return [found[own] for own in keys if own in found and found[own].versions == now]
 
 
+def with_fields(measured: list[Entry], **fields) -> list[Entry]:
+    """Entries whose jobs have these fields, in their order."""
+    return [entry for entry in measured if all(entry.job[name] == value for name, value in fields.items())]
+
+
 # --- accepting --------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
@@ -77,21 +76,10 @@ def test_the_checks_find_what_they_look_for():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not SITE.exists() or not executable:
-        reason = "no built site: run make book" if executable else "no chromium: install it to test the site"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=executable, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run"])
-
-
-@pytest.fixture(scope="module")
 def address():
+    if not SITE.exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no built site: run make book")
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass

@@ -23,6 +23,7 @@ from ..architectures import memorization_network
 from ..claims import Claim, Scale
 from ..datasets import randomized_labels
 from ..files import save_tensors
+from ..ledger import with_fields
 from ..statistics import bootstrap, proportion
 from ..training import prepared, restore, snapshot, updates
 from . import data
@@ -184,8 +185,7 @@ def runs(**fields) -> Callable[[list], list]:
     wanted = dict(p=0, held_out=0, images=None, checks=40, every=250, batch=100, precision="bfloat16") | fields
 
     def units(entries):
-        return [entry.measurements for entry in entries
-                if all(entry.job[name] == value for name, value in wanted.items())]
+        return [entry.measurements for entry in with_fields(entries, **wanted)]
     return units
 
 

@@ -18,6 +18,7 @@ from nmfcore.compression import accuracy_curve, class_batches
 
 from ..architectures import memorization_network
 from ..claims import Claim, Scale
+from ..ledger import with_fields
 from ..statistics import bootstrap, pearson
 from ..training import History, accuracy
 from ..training import train as train_network
@@ -146,8 +147,7 @@ def sharpness(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, s
 def networks(**fields) -> Callable[[list], list]:
     """A function of entries: the measured points of a grid, in its order."""
     def units(entries):
-        return [entry.measurements for entry in entries
-                if all(entry.job[name] == value for name, value in fields.items())]
+        return [entry.measurements for entry in with_fields(entries, **fields)]
     return units
 
 

@@ -21,6 +21,7 @@ from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batch
 from ..architectures import memorization_network
 from ..claims import Claim, Scale
 from ..datasets import randomized_labels
+from ..ledger import with_fields
 from ..statistics import bootstrap, effect, proportion, separation
 from ..training import History
 from ..training import train as train_network
@@ -175,17 +176,16 @@ SCALES = {  # data -> the scales of its claims: label, fields of the job, whethe
 NETWORKS = 10  # at each level, in the thesis
 
 
-def with_fields(entries: list, **fields) -> list:
+def of_size(entries: list, **fields) -> list:
     """Entries of whole training sets, in bfloat16 unless said otherwise, whose jobs have these fields."""
-    wanted = dict(per_class=None, precision="bfloat16") | fields
-    return [entry for entry in entries if all(entry.job[name] == value for name, value in wanted.items())]
+    return with_fields(entries, **dict(per_class=None, precision="bfloat16") | fields)
 
 
 def seeds(levels: tuple[float, ...], converged: bool = True, **fields) -> Callable[[list], list]:
     """A function of entries: {p: measurements} of each seed whose networks of all `levels` are measured."""
     def units(entries):
         by_seed: dict[int, dict] = {}
-        for entry in with_fields(entries, **fields):
+        for entry in of_size(entries, **fields):
             if entry.measurements["converged"] or not converged:
                 by_seed.setdefault(entry.job["seed"], {})[entry.job["p"]] = entry.measurements
         return [by_seed[seed] for seed in sorted(by_seed) if {*levels} <= {*by_seed[seed]}]
@@ -194,7 +194,7 @@ def seeds(levels: tuple[float, ...], converged: bool = True, **fields) -> Callab
 
 def at_scale(of: str, entries: list) -> tuple[str, list]:
     """The scale of `SCALES` at which most networks of some data are measured, in words, and their entries."""
-    label, measured = max(((label, with_fields(entries, **fields)) for label, fields, _ in SCALES[of]),
+    label, measured = max(((label, of_size(entries, **fields)) for label, fields, _ in SCALES[of]),
                           key=lambda pair: len(pair[1]))
     counts = {p: sum(entry.job["p"] == p for entry in measured) for p in SIX}
     said = ", ".join(f"{count} at p = {p:g}" for p, count in counts.items() if count)

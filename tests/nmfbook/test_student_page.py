@@ -2,7 +2,6 @@
 
 import ast
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -28,19 +27,6 @@ LEFT = datasets.PHOTOGRAPHS["motorcycle"]()
 RIGHT = datasets.EMBEDDED["motorcycle"][1][1][1]()[:, ::-1]
 CAT, PORTRAIT = (datasets.PHOTOGRAPHS[name]() for name in ("cat", "portrait"))
 SETS = {"motorcycle": [("left", LEFT), ("right", RIGHT)], "two faces": [("cat", CAT), ("portrait", PORTRAIT)]}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not executable:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium: install it to test the views")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=executable, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run"])
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import os
 import re
-import shutil
 from base64 import b64decode
 from functools import cache
 from html.parser import HTMLParser
@@ -131,19 +129,6 @@ def test_bad_input(options, message):
 def test_no_figures_at_all():
     with pytest.raises(ValueError, match="0 figures"):
         show(0)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not executable:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium: install it to test the views")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=executable, args=[
-            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run"])
 
 
 @pytest.fixture
