@@ -1,8 +1,25 @@
 import os
 import shutil
 
+import nbval.kernel
 import pytest
 import torch
+
+
+def patient(start, attempts=3):
+    """Start a notebook's kernel again if it dies at once: its ports, free when chosen, may be taken by then."""
+    def start_kernel(*given, **options):
+        for _ in range(attempts - 1):
+            try:
+                return start(*given, **options)
+            except RuntimeError as error:
+                if "died" not in str(error):
+                    raise
+        return start(*given, **options)
+    return start_kernel
+
+
+nbval.kernel.start_new_kernel = patient(nbval.kernel.start_new_kernel)
 
 
 @pytest.fixture

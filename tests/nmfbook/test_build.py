@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import nbval.kernel
 import psutil
 import pytest
 from bs4 import BeautifulSoup
@@ -515,3 +516,18 @@ def test_record_keeps_what_was_measured(pages):
     record = records.load("sound", root / "data" / "records")
     assert record.values == {"answer": 0.5}  # and no verdict: that is computed on every build
     assert record.parameters == GIVEN
+
+
+def test_a_kernel_that_dies_as_it_starts_is_started_again_when_notebooks_are_repeated(monkeypatch):
+    starts = []
+
+    class Manager(nbval.kernel.KernelManager):
+        def format_kernel_cmd(self, *given, **options):
+            starts.append(self)
+            return [sys.executable, "-c", ""] if len(starts) == 1 else super().format_kernel_cmd(*given, **options)
+
+    monkeypatch.setattr(nbval.kernel, "KernelManager", Manager)
+    manager, client = nbval.kernel.start_new_kernel(kernel_name=nbval.kernel.CURRENT_ENV_KERNEL_NAME)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+    assert len(starts) == 2
