@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from nmfcore.heatmaps import COLORS
 
 from . import ledger_page
 from .ledger import Entry
+from .widgets.view import webp
 
 METHODS = {"nmf": "NMF", "pca": "PCA", "kmeans": "k-means", "random_ablation": "random ablation"}
 COLOR = dict(zip(METHODS, COLORS, strict=False))
@@ -77,6 +79,17 @@ def linked(figure: Figure, *, name: str, alt: str, caption: str) -> None:
     svg = re.sub("<svg ", f'<svg role="group" aria-label="{escape(alt)}" style="width:100%;height:auto" ', svg, count=1)
     svg = re.sub(r'<a xlink:href="([^"#]*#)?([^"]*)"', r'<a xlink:href="\1\2" aria-label="\2"', svg)
     display(HTML(f'<figure class="nmf-linked" id="{name}">{svg}<figcaption>{caption}</figcaption></figure>'))
+
+
+def pictured(figure: Figure, *, name: str, alt: str, caption: str) -> None:
+    """Show a figure that holds photographs, as WebP at twice the size of the page's pixels. caption: HTML."""
+    from IPython.display import HTML, display
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=200)
+    plt.close(figure)
+    display(HTML(f'<figure class="nmf-linked" id="{name}"><img src="{webp(Image.open(file))}" alt="{escape(alt)}">'
+                 f'<figcaption>{caption}</figcaption></figure>'))
 
 
 def grid(rows: Sequence[torch.Tensor], *, titles: Sequence[str] = (), labels: Sequence[str] = ()) -> Figure:

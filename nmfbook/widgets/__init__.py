@@ -8,7 +8,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,12 +20,9 @@ from safetensors.torch import load_file
 from nmfcore.heatmaps import COLORS
 from nmfcore.networks import MODELS, pretrained
 
+from .view import text, view, webp
 
-def _text(name):
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
-_SHOW = _text("frames.js").replace("\n", "")  # an attribute: a statement on each line
+_SHOW = text("frames.js").replace("\n", "")  # an attribute: a statement on each line
 
 
 def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[str], caption: str,
@@ -44,7 +40,7 @@ def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[s
         raise ValueError(f"start {start} must lie in 0..{len(figures) - 1}: there are {len(figures)} figures")
     body = "".join(
         f'<figure data-label="{escape(label)}"{"" if i == start else " hidden"}>'
-        f'<img src="{_webp(figure)}" alt="{escape(alt)}">'
+        f'<img src="{_drawn(figure)}" alt="{escape(alt)}">'
         f'<figcaption>{escape(label)}. {escape(caption)}</figcaption></figure>'
         for i, (figure, label, alt) in enumerate(zip(figures, labels, alts, strict=True)))
     slider = (f'<label><output>{escape(labels[start])}</output> '
@@ -54,13 +50,11 @@ def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[s
     return HTML(f'<div class="nmf-frames">{slider}{body}</div>')
 
 
-def _webp(figure):
+def _drawn(figure):
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
-    image = BytesIO()
-    Image.open(file).convert("RGB").save(image, format="webp", quality=85)
-    return "data:image/webp;base64," + b64encode(image.getvalue()).decode()
+    return webp(Image.open(file))
 
 
 def support_editor(examples: Mapping[str, ArrayLike], *, caption: str) -> HTML:
@@ -90,7 +84,7 @@ def support_editor(examples: Mapping[str, ArrayLike], *, caption: str) -> HTML:
         f'<button type="button" data-of="{axis}" data-add="1" aria-label="add a {axis}">+</button></span>'
         for axis in ("row", "column"))
     options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in matrices)
-    return _view(
+    return view(
         "support", {"examples": matrices, "colors": COLORS[:7], "budget": 300_000}, caption,
         f'<div class="bar"><label>example <select autocomplete="off">{options}'
         f'<option value="" disabled hidden>your own</option></select></label>{buttons}</div>'
@@ -130,7 +124,7 @@ def simplex(V: ArrayLike, *, concentrations: Sequence[float] = (0, 1, 3, 10, 30,
             for k, (label, color) in enumerate([*((f"V{_SUBSCRIPTS[k]}", COLORS[k]) for k in range(3)),
                                                 ("entropy", "currentColor")]))
         for name, title in (("prior", "prior P(F = k | i)"), ("posterior", "posterior P(F = k | i, z)")))
-    return _view(
+    return view(
         "simplex", {"gram": gram, "concentrations": kappas.tolist(), "corners": corners}, caption,
         f'<div class="controls"><label>concentration κ = <output></output><input type="range" min="0" '
         f'max="{len(kappas) - 1}" step="1" value="{len(kappas) // 2}" autocomplete="off" '
@@ -183,11 +177,11 @@ def student(photographs: Mapping[str, Sequence[tuple[str, np.ndarray | Image.Ima
             raise ValueError("a set and a photograph need a name")
         if not 1 <= len(members) <= _MOST:
             raise ValueError(f"{title!r} must have 1 to {_MOST} photographs, got {len(members)}")
-        sets[title] = [{"name": name, "webp": _small(image, name)} for name, image in members]
+        sets[title] = [{"name": name, "webp": webp(image, _SHOWN, name=name)} for name, image in members]
     options = "".join(f'<option value="{escape(title)}">{escape(title)}</option>' for title in sets)
-    return _view(
+    return view(
         "student", {"sets": sets, "colors": COLORS[:_RANKS], "area": _AREA, "shown": _SHOWN, "most": _MOST,
-                    "weights": weights, "engine": _text("student_worker.js")}, caption,
+                    "weights": weights, "engine": text("student_worker.js")}, caption,
         f'<div class="bar"><label>photographs <select autocomplete="off">{options}'
         f'<option value="" disabled hidden>your own</option></select></label>'
         f'<label class="drop">drop your own here, or <b>choose files</b>'
@@ -201,20 +195,6 @@ def student(photographs: Mapping[str, Sequence[tuple[str, np.ndarray | Image.Ima
         f'<p aria-live="polite">This view needs JavaScript.</p>')
 
 
-def _small(image, name):
-    """WebP in base64, of as many pixels as the page shows."""
-    if not isinstance(image, Image.Image):
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"{name!r} must be (H, W, 3) uint8, got shape {image.shape} of {image.dtype}")
-        image = Image.fromarray(image)
-    scale = min(1, (_SHOWN / (image.width * image.height)) ** 0.5)
-    size = tuple(max(1, round(scale * side)) for side in image.size)
-    file = BytesIO()
-    image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(file, format="webp", quality=85)
-    return b64encode(file.getvalue()).decode()
-
-
 def student_weights() -> str:
     """The script with which `student` finds its network: the package's student, in half precision, as base64."""
     tensors, halves = {}, b""
@@ -224,14 +204,3 @@ def student_weights() -> str:
     preprocess = pretrained("student", weights=MODELS / "student.safetensors")[1]
     data = {"mean": preprocess.mean, "std": preprocess.std, "tensors": tensors, "halves": b64encode(halves).decode()}
     return f"globalThis.nmfStudent = {json.dumps(data)};\n"
-
-
-# --- what they share ----------------------------------------------------------------------------------------
-
-
-def _view(name, data, caption, body):
-    # Without the first attribute JupyterLab would take the arrow keys for itself. The style travels along because
-    # JupyterLab does not know the book's.
-    return HTML(f'<figure class="nmf-{name}" data-lm-suppress-shortcuts="true" data-view="{escape(json.dumps(data))}">'
-                f'<style>\n{_text(f"{name}.css")}</style>{body}<figcaption>{escape(caption)}</figcaption>'
-                f'<script>\n{_text(f"{name}.js")}</script></figure>')

@@ -1,5 +1,5 @@
 (() => {
-  const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view);
+  const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view), state = nmfState('student');
   const [choice, files, slider, told, again, save, legend, sheet, words] = ['select', '[type=file]', '[type=range]',
     'output', '.again', '.save', '.legend', '.sheet', 'p'].map(name => box.querySelector(name));
   const OWN = '', MEGABYTES = 50, STRIP = 25, STRENGTH = 0.85;
@@ -46,7 +46,7 @@
   async function choose(name) {
     choice.value = name;
     if (!sets.has(name)) sets.set(name, await Promise.all(view.sets[name].map(({name, webp}) =>
-      read(new Blob([Uint8Array.from(atob(webp), c => c.charCodeAt(0))], {type: 'image/webp'}), name))));
+      read(new Blob([Uint8Array.from(atob(webp.split(',')[1]), c => c.charCodeAt(0))], {type: 'image/webp'}), name))));
     if (choice.value != name) return;  // the reader has chosen another one meanwhile
     notes = '';
     put(sets.get(name));
@@ -311,32 +311,30 @@
     });
   };
 
-  // --- the address, so that a view can be shared; an anchor of the page is no view ---
+  // --- the address ---
 
   function remembered() {
-    const state = new URLSearchParams(location.hash.slice(1)), set = state.get('set');
+    const set = state.get('set');
     const [rank, seed] = ['K', 'start'].map(name => /^[1-9]\d{0,5}$/.test(state.get(name)) && +state.get(name));
     return Object.hasOwn(view.sets, set) && rank && rank <= +slider.max && seed ? {set, rank, seed} : null;
   }
 
   function remember() {  // the reader's own photographs have no name that others know
-    const state = choice.value == OWN ? remembered() && location.pathname + location.search
-      : '#' + new URLSearchParams({set: choice.value, K, start});
-    if (state) history.replaceState(history.state, '', state);
+    state.set(choice.value == OWN ? {set: null, K: null, start: null} : {set: choice.value, K, start});
   }
 
   function arrive() {
-    const state = remembered();
-    if (!state) return false;
-    slider.value = state.rank;
-    start = state.seed;
-    opened = choose(state.set);
+    const shared = remembered();
+    if (!shared) return false;
+    slider.value = shared.rank;
+    start = shared.seed;
+    opened = choose(shared.set);
     ranked();
     box.scrollIntoView();
     return true;
   }
 
-  window.addEventListener('hashchange', arrive);
+  state.onarrival(arrive);
   say('Press a button: the network is then loaded from this site and runs here. Nothing is uploaded.');
   if (!arrive()) opened = choose(choice.value);
   Object.assign(box, {ask, ready, overlaid, photographs: () => photographs});

@@ -4,10 +4,16 @@ import matplotlib
 
 matplotlib.use("agg")
 
+import re
+from base64 import b64decode
+from io import BytesIO
+
+import IPython.display
 import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from nmfbook import figures, ledger_page
 from nmfbook.figures import grid
@@ -93,3 +99,15 @@ def test_points_lead_to_their_jobs():
     figures.points(axes[0, 0], NETWORKS, range(4), range(4), color="red")
     assert [mark.get_urls() for mark in axes[0, 0].collections] == [[ledger_page.address(entry)] for entry in NETWORKS]
     plt.close(figure)
+
+
+def test_a_figure_with_photographs_is_a_picture_twice_as_fine_as_the_page(monkeypatch):
+    figure, _ = figures.panels(1, 2)
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    figures.pictured(figure, name="fig-x", alt='cats & "dogs"', caption="Two <em>panels</em>.")
+    html = shown[0].data
+    assert 'id="fig-x"' in html and 'alt="cats &amp; &quot;dogs&quot;"' in html and "<em>panels</em>" in html
+    data = re.search('src="data:image/webp;base64,([^"]*)"', html)[1]
+    assert Image.open(BytesIO(b64decode(data))).width == 2 * 672
+    assert not plt.fignum_exists(figure.number)

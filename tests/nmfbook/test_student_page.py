@@ -300,7 +300,7 @@ def test_everything_obeys_the_keyboard(opened):
         settled(box, f"K = {K}, start 2:")
         assert len(maps(box)[0]) == box.locator(".legend button").count() == K
         assert box.locator("output").inner_text() == str(K)
-    assert page.url.endswith("#set=motorcycle&K=4&start=2")
+    assert page.url.endswith("#student.set=motorcycle&student.K=4&student.start=2")
     everything = pictures(box)[0]
     for _ in range(3):  # another start, the picture, the first factor
         page.keyboard.press("Tab")
@@ -383,25 +383,26 @@ def test_a_page_without_its_weights_says_so(opened, folder):
 
 
 def test_the_address_holds_the_view_and_leaves_anchors_alone(opened):
-    box = opened("#set=two+faces&K=2&start=7")
+    box = opened("#student.set=two+faces&student.K=2&student.start=7")
     settled(box, "K = 2, start 7: the network")
     assert box.locator("select").input_value() == "two faces" and box.locator("output").inner_text() == "2"
     shared = pictures(box)
     box.locator("[type=range]").press("ArrowRight")
     settled(box, "K = 3, start 7:")
-    assert box.page.url.endswith("#set=two+faces&K=3&start=7")
+    assert box.page.url.endswith("#student.set=two+faces&student.K=3&student.start=7")
     box.page.get_by_role("link", name="down").click()
     assert box.page.url.endswith("#end") and words(box).startswith("K = 3, start 7:")
     assert box.page.evaluate("scrollY") > 100
     box.page.go_back()
     settled(box, "K = 3, start 7:")
-    box.page.evaluate("location.hash = 'set=two+faces&K=2&start=7'")
+    box.page.evaluate("location.hash = 'student.set=two+faces&student.K=2&student.start=7'")
     settled(box, "K = 2, start 7:")
     assert all(map(torch.equal, shared, pictures(box)))
 
 
-@pytest.mark.parametrize("address", ["", "#end", "#set=two+faces&K=7&start=1", "#set=none&K=2&start=1",
-                                     "#set=two+faces&K=2&start=x", "#%"])
+@pytest.mark.parametrize("address", [
+    "", "#end", "#student.set=two+faces&student.K=7&student.start=1", "#student.set=none&student.K=2&student.start=1",
+    "#student.set=two+faces&student.K=2&student.start=x", "#%"])
 def test_nothing_is_loaded_before_it_is_wanted(opened, address):
     box = opened(address)
     box.page.wait_for_timeout(300)
