@@ -29,8 +29,8 @@ def view(name: str, data: dict, caption: str, body: str) -> HTML:
                 f'<script>\n{text("state.js")}{text(f"{name}.js")}</script></figure>')
 
 
-def webp(image: Image.Image | np.ndarray, area: int | None = None, *, name: str = "picture") -> str:
-    """A picture as a `data:` address: WebP, of about `area` pixels at most. image: of Pillow, or (H, W, 3) uint8.
+def picture(image: Image.Image | np.ndarray, area: int | None = None, *, name: str = "picture") -> Image.Image:
+    """An RGB image of about `area` pixels at most. image: of Pillow, or (H, W, 3) uint8.
 
     Raises ValueError, which calls the picture by its name, for anything else.
     """
@@ -39,9 +39,15 @@ def webp(image: Image.Image | np.ndarray, area: int | None = None, *, name: str 
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"{name!r} must be (H, W, 3) uint8, got shape {image.shape} of {image.dtype}")
         image = Image.fromarray(image)
+    image = image.convert("RGB")
     if area is not None and (scale := (area / (image.width * image.height)) ** 0.5) < 1:
         size = tuple(max(1, round(scale * side)) for side in image.size)
-        image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return image
+
+
+def webp(image: Image.Image | np.ndarray, area: int | None = None, *, name: str = "picture") -> str:
+    """A `picture` as a `data:` address, in WebP."""
     file = BytesIO()
-    image.convert("RGB").save(file, format="webp", quality=85)
+    picture(image, area, name=name).save(file, format="webp", quality=85)
     return "data:image/webp;base64," + b64encode(file.getvalue()).decode()
