@@ -280,3 +280,27 @@ def _precision(collection, index, vectors, expand=0):
     return [average_precision(ranking, query.positives, query.junk) if collection.places is None else
             average_precision_at(ranking, query.positives, collection.places)
             for ranking, query in zip(rankings, collection.queries, strict=True)]
+
+
+# --- what can be shown ------------------------------------------------------------------------------------
+
+
+def ranked_tiles(backbone: Backbone, methods: Sequence[str] = ("rmac", "nmf_v"), *, dimensions: int = 24
+                 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, list[str]]], dict[str, frozenset[str]]]:
+    """The embedded tiles, {method: {query: names, best first}} with each tile as the query, and {query: right ones}.
+
+    Described as by `measure_precision`, with the whitening learned on the crops.
+    """
+    collections, learned = embedded()
+    tiles, others = collections["tiles"], collections[learned["tiles"]]
+    maps, training = features(backbone, tiles), features(backbone, others)
+    rankings = {}
+    for method in methods:
+        whitening = Whitening.fit(describe(training, method), dimensions=dimensions)
+        index = Index(pooled(describe(maps, method), whitening, regional=method == "rmac"), tiles.names)
+        _, places = index.search(index.descriptors)
+        rankings[METHODS[method]] = {name: [tiles.names[i] for i in row]
+                                     for name, row in zip(tiles.names, places.tolist(), strict=True)}
+    pictures = {name: (255 * picture).round().byte().permute(1, 2, 0).numpy()
+                for name, picture in zip(tiles.names, tiles.images(tiles.names), strict=True)}
+    return pictures, rankings, {query.name: query.positives for query in tiles.queries}
