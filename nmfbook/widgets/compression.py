@@ -1,12 +1,16 @@
 """Accuracy against rank, method by method, and the samples that survive: a view."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+import torch
 from IPython.display import HTML
 from matplotlib.colors import to_hex
+from torch import nn
+
+from nmfcore import factorization, nmf
 
 from .view import view, webp
 
@@ -22,12 +26,29 @@ class Network:
     right: Mapping[str, np.ndarray] | None = None  # of each method, (ranks, n): is the sample classified right?
 
 
+APPROXIMATE: Mapping[str, Callable] = {"nmf": nmf, "pca": factorization.pca, "kmeans": factorization.kmeans,
+                                       "random_ablation": factorization.random_ablation}
+
+
+@torch.no_grad()
+def survivors(model: nn.Sequential, layer: int, inputs: torch.Tensor, labels: torch.Tensor, method: str,
+              ranks: Sequence[int]) -> np.ndarray:
+    """Which samples of a batch (n, ...) are classified right when the output (n, M) of a layer is compressed to each
+    rank, from 0, where nothing is left, to M, where all is: (ranks, n) bool."""
+    A = model[: layer + 1](inputs)
+    pairs = [APPROXIMATE[method](A, rank) for rank in ranks if 0 < rank < A.shape[1]]
+    approximations = [*(torch.zeros_like(A) for rank in ranks if rank == 0), *(pair.U @ pair.V for pair in pairs),
+                      *(A for rank in ranks if rank == A.shape[1])]
+    return np.stack([(model[layer + 1:](maps).argmax(1) == labels).numpy() for maps in approximations])
+
+
 def compression(sets: Mapping[str, tuple[Sequence[int], Sequence[Network]]], *, methods: Mapping[str, str],
-                caption: str, rank: int = 1) -> HTML:
+                caption: str, rank: int = 1, what: str = "data") -> HTML:
     """Curves over the rank K, which the reader sets, with method and data set to choose: an `IPython.display.HTML`.
 
     sets: under the name the reader chooses it by, the ranks and the networks of each data set. methods: names in
-    `accuracy` and how the page calls them. caption: HTML-free text. rank: K at first, or the nearest there is.
+    `accuracy` and how the page calls them. caption: HTML-free text. rank: K at first, or the nearest there is. what:
+    how the page calls the choice of a set.
     Raises ValueError unless there is a set and a method, ranks increase, and each network has an accuracy from 0 to 1
     for every rank and method, and with pictures a right or wrong for each.
     """
@@ -46,7 +67,7 @@ def compression(sets: Mapping[str, tuple[Sequence[int], Sequence[Network]]], *, 
         ('<button type="button" data-method="{}" aria-pressed="false">{}</button>', methods.items())))
     start = int(np.abs(np.array(next(iter(sets.values()))[0]) - rank).argmin())
     return view("compression", {"sets": data, "start": start}, caption,
-                f'<div class="bar"><label>data <select autocomplete="off">{options}</select></label>'
+                f'<div class="bar"><label>{escape(what)} <select autocomplete="off">{options}</select></label>'
                 f'<span role="group" aria-label="method">{radios}</span></div>'
                 f'<label class="rank">K = <output></output> <input type="range" min="0" step="1" autocomplete="off" '
                 f'aria-label="K, the rank"></label>'

@@ -4,8 +4,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from nmfbook.widgets.compression import Network, compression
+from nmfbook.widgets.compression import APPROXIMATE, Network, compression, survivors
+from nmfcore.compression import accuracy_curve
 
 RNG = np.random.default_rng(0)
 METHODS = {"nmf": "NMF", "pca": "P<CA>"}
@@ -122,3 +125,17 @@ def test_bad_input_is_named(sets, methods, message):
 def test_texts_are_escaped():
     html = compression(SETS, methods=METHODS, caption="a < b").data
     assert "P<CA>" not in html and "a &lt; b" in html and not re.search(r"https?://(?!www\.w3\.org)", html)
+
+
+@pytest.mark.parametrize("method", APPROXIMATE)
+def test_survivors_are_those_that_the_curve_counts(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3))
+    inputs, ranks = torch.rand(60, 12), [0, 1, 2, 4, 10]
+    labels = model(inputs).argmax(1)
+    labels[:9] = (labels[:9] + 1) % 3  # never right
+    right = survivors(model, 1, inputs, labels, method, ranks)
+    assert right.shape == (5, 60) and (right[-1] == (np.arange(60) >= 9)).all()
+    if method != "random_ablation":  # which channels are kept is drawn otherwise
+        curve = accuracy_curve(model, "1", inputs, labels, ranks=ranks, method=method)
+        np.testing.assert_allclose(right.mean(1), curve.accuracy[0], atol=0.051)
