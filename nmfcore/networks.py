@@ -42,7 +42,7 @@ class Preprocess:
     Example:
         >>> model, preprocess = pretrained("student")
         >>> preprocess(torch.rand(2, 3, 64, 64)).shape, preprocess.layer
-        (torch.Size([2, 3, 64, 64]), 'features.14')
+        (torch.Size([2, 3, 64, 64]), 'features.13')
     """
 
     mean: tuple  #: of R, G and B, after scaling
@@ -343,21 +343,23 @@ def _deep_layer(model):
 class Student(nn.Module):
     """Small stand-in for VGG-19 up to its last ReLU (`features.35`): 512 non-negative channels at stride 16.
 
-    forward: (n, 3, H, W) -> (n, 512, ⌈H/16⌉, ⌈W/16⌉). 0.83 million parameters, 0.39 GFLOP for 224 × 224 pixels.
+    forward: (n, 3, H, W) -> (n, 512, ⌈H/16⌉, ⌈W/16⌉). 1.97 million parameters, 0.38 GFLOP for 224 × 224 pixels.
 
     Example:
         >>> Student()(torch.rand(1, 3, 40, 64)).shape  # with random weights
         torch.Size([1, 512, 3, 4])
     """
 
-    def __init__(self, width=192, blocks=5):
+    def __init__(self, width=160, context=320):
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(),  # (n, 16, H/2, W/2)
             nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),  # (n, 32, H/4, W/4)
             nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),  # (n, 64, H/8, W/8)
             nn.Conv2d(64, width, 3, stride=2, padding=1), nn.ReLU(),  # (n, width, H/16, W/16)
-            *(_Bottleneck(width, dilation=1 + i % 2) for i in range(blocks)),
+            _Bottleneck(width), _Bottleneck(width),
+            _Context(width, context, blocks=3),
+            _Bottleneck(width),
             nn.Conv2d(width, 512, 1), nn.ReLU(),
         )  # fmt: skip
 
@@ -366,18 +368,34 @@ class Student(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Residual block; every other one is dilated, so that a position sees all of a 224-pixel image."""
+    """Residual block."""
 
-    def __init__(self, width, dilation):
+    def __init__(self, width):
         super().__init__()
         self.branch = nn.Sequential(
             nn.Conv2d(width, width // 2, 1), nn.ReLU(),
-            nn.Conv2d(width // 2, width // 2, 3, padding=dilation, dilation=dilation), nn.ReLU(),
+            nn.Conv2d(width // 2, width // 2, 3, padding=1), nn.ReLU(),
             nn.Conv2d(width // 2, width, 1),
         )  # fmt: skip
 
     def forward(self, x):
         return torch.relu(x + self.branch(x))
+
+
+class _Context(nn.Module):
+    """Residual block at half the resolution, where most weights are: there they cost a quarter, and see far."""
+
+    def __init__(self, width, context, blocks):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, context, 3, stride=2, padding=1), nn.ReLU(),
+            *(_Bottleneck(context) for _ in range(blocks)),
+            nn.Conv2d(context, width, 1),
+        )  # fmt: skip
+
+    def forward(self, x):
+        branch = self.branch(x).repeat_interleave(2, -2).repeat_interleave(2, -1)
+        return torch.relu(x + branch[..., : x.shape[-2], : x.shape[-1]])
 
 
 # --- where data lie ---------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ HELD_OUT = (  # whole image sets, by folder: for evaluation only
 
 
 def photographs(root):
-    """Every image set under `root`: a dictionary from set name to sorted files. CIFAR is too small to be of use."""
+    """Every image set under `root`: a dictionary from set name to sorted files. For CIFAR-10 see `mosaics`."""
     root, sets = Path(root), {}
     for pattern in ("image_sets/icoseg/*", "image_sets/object_discovery_samples/*", "image_sets/msrc_face",
                     "voc2010_coseg/images/*", "monuments/*", "imagenet/*/*"):
@@ -65,6 +65,13 @@ def photographs(root):
         names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
         sets[f"VOCdevkit/VOC2007/{listing.stem}"] = [devkit / f"JPEGImages/{name}.jpg" for name in names]
     return sets
+
+
+def mosaics(root, count, *, seed):
+    """Groups of four CIFAR-10 training images, of any classes: alone, they are too small for the teacher."""
+    files = sorted((Path(root) / "cifar10/train").glob("*/*.jpg"))
+    random.Random(seed).shuffle(files)
+    return [tuple(files[4 * i : 4 * i + 4]) for i in range(min(count, len(files) // 4))]
 
 
 def is_held_out(name):
@@ -91,7 +98,14 @@ def split(sets, *, seed, val_fraction=0.05, duplicate=0.98):
 
 
 def crop(file, view, seed):
-    """View 0 is the whole photograph, squeezed to a square; later views are random crops, half of them mirrored."""
+    """View 0 is the whole photograph, squeezed to a square; later views are random crops, half of them mirrored.
+
+    A tuple of four small images is a mosaic of them.
+    """
+    if isinstance(file, tuple):
+        small = [np.asarray(Image.open(f).convert("RGB").resize((SIZE // 2,) * 2, Image.Resampling.BICUBIC))
+                 for f in file]
+        return np.concatenate([np.concatenate(small[:2], 1), np.concatenate(small[2:], 1)])
     image = Image.open(file).convert("RGB")
     if view == 0:
         return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
@@ -140,16 +154,19 @@ class Store:
         return json.loads(self.progress.read_text()) if self.progress.exists() else {"done": 0, "minutes": 0}
 
 
-def jobs(train, val, views):
-    """(file, view) in the order of work: validation first, then one view of everything after the other."""
-    return [(f, v) for f in val for v in (0, 1)] + [(f, v) for v in range(views) for f in train]
+def jobs(train, val, small, views):
+    """(file, view) in the order of work: validation first, then view after view of everything, and some mosaics."""
+    share = len(small) // views
+    return [(f, v) for f in val for v in (0, 1)] + [
+        job for v in range(views)
+        for job in [*((f, v) for f in train), *((four, 0) for four in small[v * share : (v + 1) * share])]]
 
 
 @torch.inference_mode()
-def teach(args, work, train, val):
+def teach(args, work, train, val, small):
     teacher, preprocess = networks.pretrained("vgg19", weights=args.teacher)
     teacher = teacher.features[:36].to(args.device, memory_format=torch.channels_last)
-    todo = jobs(train, val, args.views)
+    todo = jobs(train, val, small, args.views)
     store, start = Store(work, len(todo)), time.time()
     before = store.state()
     for i in range(before["done"], len(todo), 16):
@@ -158,10 +175,12 @@ def teach(args, work, train, val):
         batch = todo[i : i + 16]
         pixels = np.stack([crop(f, v, args.seed).transpose(2, 0, 1) for f, v in batch])
         x = preprocess(torch.from_numpy(pixels) / 255).to(args.device, memory_format=torch.channels_last)
-        hint = teacher[:28](x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            hint = teacher[:28](x)
+            target = teacher[28:](hint)
         store.pixels[i : i + len(batch)] = pixels
         store.hint[i : i + len(batch)] = hint.half().cpu().numpy()
-        store.target[i : i + len(batch)] = teacher[28:](hint).half().cpu().numpy()
+        store.target[i : i + len(batch)] = target.half().cpu().numpy()
         write_json(store.progress, {"done": i + len(batch), "of": len(todo),
                                     "minutes": round(before["minutes"] + (time.time() - start) / 60, 1)})
         if i // 16 % 20 == 0:
@@ -178,7 +197,7 @@ def with_batchnorm(module):
             setattr(module, name, nn.Sequential(child, nn.BatchNorm2d(child.out_channels)))
         else:
             with_batchnorm(child)
-    if isinstance(module, networks._Bottleneck):
+    if isinstance(module, (networks._Bottleneck, networks._Context)):
         nn.init.zeros_(module.branch[-1][1].weight)
     return module
 
@@ -204,6 +223,14 @@ def distance(found, target):
     return mse_loss(found, target) + (1 - cosine_similarity(found, target, dim=1)).mean()
 
 
+def relations(found, target, positions=1024):
+    """Squared difference of the cosines between positions of one crop or of several: what NMF groups them by."""
+    chosen = torch.randperm(len(target) * GRID ** 2, device=target.device)[:positions]
+    a, b = (nn.functional.normalize(maps.permute(0, 2, 3, 1).flatten(0, 2)[chosen], dim=1) for maps in (found, target))
+    with torch.autocast(a.device.type, torch.bfloat16):
+        return mse_loss((a @ a.T).float(), (b @ b.T).float())
+
+
 def normalized(pixels, device):
     x = torch.from_numpy(pixels).to(device).float() / 255
     mean, std = (torch.tensor(c, device=device)[:, None, None]
@@ -226,21 +253,14 @@ def validate(student, store, n, unit, device):
     return 1 - error / (target - target.mean((0, 2, 3), keepdim=True)).square().sum().item(), cosine / n
 
 
-def batch(store, rows, unit, hint_unit, cells, rng, device):
-    """Photometric jitter, mirroring and, for `cells` < 14, an aligned window of each crop and of its maps."""
+def batch(store, rows, unit, hint_unit, rng, device):
+    """Crops, their contrast and brightness a little changed, and what the teacher made of them."""
     x = normalized(store.pixels[rows], device)
     contrast, brightness = (torch.from_numpy(rng.uniform(*span, (len(rows), 1, 1, 1))).float().to(device)
                             for span in ((0.8, 1.2), (-0.3, 0.3)))
-    x = x * contrast + brightness
-    target = torch.from_numpy(store.target[rows]).to(device).float() / unit
-    hint = torch.from_numpy(store.hint[rows]).to(device).float() / hint_unit
-    top, left = rng.integers(0, GRID - cells + 1, 2)
-    window = (..., slice(top, top + cells), slice(left, left + cells))
-    pixels = (..., slice(16 * top, 16 * (top + cells)), slice(16 * left, 16 * (left + cells)))
-    parts = [x[pixels], target[window], hint[window]]
-    if rng.random() < 0.5:  # the teacher's maps of a mirrored crop are nearly its maps, mirrored (cosine 0.85)
-        parts = [part.flip(-1) for part in parts]
-    return [part.contiguous(memory_format=torch.channels_last) for part in parts]
+    target, hint = (torch.from_numpy(array[rows]).to(device, memory_format=torch.channels_last).float() / size
+                    for array, size in ((store.target, unit), (store.hint, hint_unit)))
+    return x * contrast + brightness, target, hint
 
 
 def keep(file, parts, progress):
@@ -275,8 +295,7 @@ def restore(file, parts, device):
 def train(args, work, n_val, n_taught):
     """Train on the stored crops after the first `n_val`; returns the student, its history and the minutes it took.
 
-    The learning rate falls to zero over `--epochs`, or over `--train-minutes` if that is less. The first three
-    quarters run on windows of 160 pixels, which cost half as much, the last one on whole crops.
+    The learning rate falls to zero over `--epochs`, or over `--train-minutes` if that is less.
     """
     torch.manual_seed(args.seed)
     store, device = Store(work, n_taught), args.device
@@ -300,9 +319,12 @@ def train(args, work, n_val, n_taught):
                 break
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
-            x, target, hint = batch(store, rows, unit, hint_unit, 10 if done < 0.75 else GRID, rng, device)
-            middle = student.features[:10](x)
-            loss = distance(student.features[10:](middle), target) + 0.5 * distance(hint_head(middle), hint)
+            x, target, hint = batch(store, rows, unit, hint_unit, rng, device)
+            with torch.autocast(x.device.type, torch.bfloat16):
+                middle = student.features[:10](x)
+                found, found_hint = student.features[10:](middle).float(), hint_head(middle).float()
+            loss = (distance(found, target) + 0.5 * distance(found_hint, hint)
+                    + args.relations * relations(found, target))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -390,8 +412,8 @@ def describe(work):
         "file": "student.safetensors",
         "sha256": hashlib.sha256(weights).hexdigest(),
         "model": "student distilled from VGG-19 by nmfcore",
-        "architecture": "nmfcore.networks.Student: 4 strided convolutions, 5 residual bottlenecks, 1x1 to 512, ReLU",
-        "layer": "features.14",
+        "architecture": "nmfcore.networks.Student: 4 strided convolutions, 3 residual bottlenecks, 3 more at half the resolution, 1x1 to 512, ReLU",
+        "layer": "features.13",
         "normalization": "torchvision: RGB in [0, 1], minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)",
         "license": "MIT",
         "training": json.loads((work / "training.json").read_text()),
@@ -412,13 +434,15 @@ def main():
     p.add_argument("--images", default=data, help="folder with the photographs")
     p.add_argument("--work", default="_build/student", type=Path, help="folder for intermediate files (about 5 GB)")
     p.add_argument("--stage", choices=("teach", "train", "evaluate", "all"), default="all")
-    p.add_argument("--views", type=int, default=6, help="crops of each photograph")
+    p.add_argument("--views", type=int, default=8, help="crops of each photograph")
+    p.add_argument("--mosaics", type=int, default=4000, help="of four images of CIFAR-10 each")
     p.add_argument("--teach-minutes", type=float, default=1e9)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--epochs", type=int, default=30)
     p.add_argument("--train-minutes", type=float, default=1e9)
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--relations", type=float, default=10.0, help="weight of the cosines between positions")
     p.add_argument("--reference", help="safetensors file of SqueezeNet 1.1, for one more row of comparison")
     p.add_argument("--device", default="cpu")
     args = p.parse_args()
@@ -426,9 +450,10 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     sets = photographs(args.images)
     train_files, val_files, dropped = split(sets, seed=args.seed)
+    small = mosaics(args.images, args.mosaics, seed=args.seed)
     print(f"{len(train_files)} photographs to train on, {len(val_files)} to validate, {dropped} near-duplicates out")
     if args.stage in ("teach", "all"):
-        teach(args, args.work, train_files, val_files)
+        teach(args, args.work, train_files, val_files, small)
     if args.stage in ("train", "all"):
         progress = json.loads((args.work / "progress.json").read_text())
         student, history, minutes = train(args, args.work, 2 * len(val_files), progress["done"])

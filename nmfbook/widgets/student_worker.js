@@ -69,21 +69,21 @@ function product(X, packed, count) {
 // --- the network: nmfcore.networks.Student -------------------------------------------------------------------
 
 // What each position of a convolution sees, side · side · channels numbers in a row; zeros beyond the margin.
-function patches({data, height, width, channels}, side, stride, dilation) {
-  const padding = dilation * (side - 1) / 2, [rows, columns] = [height, width].map(n => Math.ceil(n / stride));
+function patches({data, height, width, channels}, side, stride) {
+  const padding = (side - 1) / 2, [rows, columns] = [height, width].map(n => Math.ceil(n / stride));
   if (side == 1 && stride == 1) return {data, height, width};
   const seen = new Float32Array(rows * columns * side * side * channels);
   for (let i = 0, place = 0; i < rows; i++) for (let j = 0; j < columns; j++)
     for (let k = 0; k < side; k++) for (let l = 0; l < side; l++, place += channels) {
-      const y = i * stride + k * dilation - padding, x = j * stride + l * dilation - padding;
+      const y = i * stride + k - padding, x = j * stride + l - padding;
       if (y < 0 || y >= height || x < 0 || x >= width) continue;
       for (let c = 0, from = (y * width + x) * channels; c < channels; c++) seen[place + c] = data[from + c];
     }
   return {data: seen, height: rows, width: columns};
 }
 
-function convolved(maps, {outputs, side, panels, bias}, {stride = 1, dilation = 1} = {}) {
-  const {data: seen, height, width} = patches(maps, side, stride, dilation), data = product(seen, panels, outputs);
+function convolved(maps, {outputs, side, panels, bias}, stride = 1) {
+  const {data: seen, height, width} = patches(maps, side, stride), data = product(seen, panels, outputs);
   for (let i = 0; i < data.length; i += outputs) for (let o = 0; o < outputs; o++) data[i + o] += bias[o];
   return {data, height, width, channels: outputs};
 }
@@ -101,19 +101,41 @@ function preprocessed({pixels, width, height}, {mean, std}) {
   return {data, height, width, channels: 3};
 }
 
+function added(maps, branch) {
+  for (let n = 0; n < maps.data.length; n++) maps.data[n] += branch.data[n];
+  return rectified(maps);
+}
+
+function bottleneck(maps, layers, name) {
+  const [narrow, wide, back] = [0, 2, 4].map(i => layers[`${name}.branch.${i}`]);
+  return added(maps, convolved(rectified(convolved(rectified(convolved(maps, narrow)), wide)), back));
+}
+
+// Each position four times, as many of them as `height` and `width` take.
+function enlarged({data, width: narrow, channels}, {height, width}) {
+  const large = new Float32Array(height * width * channels);
+  for (let i = 0, place = 0; i < height; i++) for (let j = 0; j < width; j++, place += channels) {
+    const from = ((i >> 1) * narrow + (j >> 1)) * channels;
+    large.set(data.subarray(from, from + channels), place);
+  }
+  return {data: large, height, width, channels};
+}
+
+// What a photograph holds as a whole, at half the resolution, is added to what each position holds.
+function inContext(maps, layers, name) {
+  let wide = rectified(convolved(maps, layers[`${name}.branch.0`], 2)), i = 2;
+  for (; `${name}.branch.${i}.branch.0` in layers; i++) wide = bottleneck(wide, layers, `${name}.branch.${i}`);
+  return added(maps, enlarged(convolved(wide, layers[`${name}.branch.${i}`]), maps));
+}
+
 // A photograph {pixels, width, height} to the activations of the last layer, 512 channels at stride 16.
 function forward(photograph, network) {
   const {layers} = network;
   let maps = preprocessed(photograph, network);
-  for (const i of [0, 2, 4, 6]) maps = rectified(convolved(maps, layers[`features.${i}`], {stride: 2}));
-  for (let i = 8; `features.${i}.branch.0` in layers; i++) {
-    const [narrow, wide, back] = [0, 2, 4].map(j => layers[`features.${i}.branch.${j}`]);
-    const inside = rectified(convolved(maps, narrow));
-    const branch = convolved(rectified(convolved(inside, wide, {dilation: 1 + i % 2})), back);
-    for (let n = 0; n < maps.data.length; n++) maps.data[n] += branch.data[n];
-    rectified(maps);
-  }
-  return rectified(convolved(maps, layers['features.13']));
+  for (const i of [0, 2, 4, 6]) maps = rectified(convolved(maps, layers[`features.${i}`], 2));
+  for (const i of [8, 9]) maps = bottleneck(maps, layers, `features.${i}`);
+  maps = bottleneck(inContext(maps, layers, 'features.10'), layers, 'features.11');
+  return rectified(convolved(maps, layers['features.12']));
 }
 
 // --- NMF -----------------------------------------------------------------------------------------------------
