@@ -295,7 +295,7 @@ def restore(file, parts, device):
 def train(args, work, n_val, n_taught):
     """Train on the stored crops after the first `n_val`; returns the student, its history and the minutes it took.
 
-    The learning rate falls to zero over `--epochs`, or over `--train-minutes` if that is less.
+    The learning rate falls to zero over `--epochs`, or over `--train-minutes` of the processor if that is less.
     """
     torch.manual_seed(args.seed)
     store, device = Store(work, n_taught), args.device
@@ -309,12 +309,12 @@ def train(args, work, n_val, n_taught):
     history, step, spent, done, checkpoint = [], 0, 0.0, 0.0, work / "checkpoint.safetensors"
     if checkpoint.exists():
         history, step, spent = restore(checkpoint, parts, device)
-    start = time.time() - 60 * spent
+    start = time.process_time() - 60 * spent
     while done < 1:
         rng, losses = np.random.default_rng((args.seed, len(history))), []
         order = rng.permutation(np.arange(n_val, n_taught))[: steps_per_epoch * args.batch]
         for rows in np.sort(order.reshape(-1, args.batch), axis=1):  # sorted rows read faster from disk
-            done = max(step / (args.epochs * steps_per_epoch), (time.time() - start) / 60 / args.train_minutes)
+            done = max(step / (args.epochs * steps_per_epoch), (time.process_time() - start) / 60 / args.train_minutes)
             if done >= 1:
                 break
             for group in optimizer.param_groups:
@@ -333,7 +333,7 @@ def train(args, work, n_val, n_taught):
         if not losses:
             break
         explained, cosine = validate(student, store, n_val, unit, device)
-        spent = (time.time() - start) / 60
+        spent = (time.process_time() - start) / 60
         history.append({"steps": step, "loss": round(float(np.mean(losses)), 4),
                         "explained": round(explained, 4), "cosine": round(cosine, 4)})
         print({**history[-1], "minutes": round(spent, 1)}, flush=True)
