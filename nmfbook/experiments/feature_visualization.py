@@ -46,16 +46,16 @@ def measure_rows(backbone: Backbone, layer: str, photographs: Tensor, ranks: Seq
     device = next(model.parameters()).device
     features = backbone.maps(preprocess(photographs.to(device)), layer=layer, batch_size=2)
     heats = factorize(features, list(ranks), seed=seed)
-    orders = [list(range(ranks[0]))]
-    for before, after in pairwise(heats):
-        orders.append(match(after.maps, before.maps[:, orders[-1]]))
+    maps, orders = [torch.stack(list(heat.maps)) for heat in heats], [torch.arange(ranks[0])]
+    for before, after in pairwise(maps):
+        orders.append(match(after, before[:, orders[-1]]))
     rows = [heat.factors.V[order] for heat, order in zip(heats, orders, strict=True)]
     pictures = visualize(model, torch.cat(rows), layer=layer, preprocess=preprocess, side=side, steps=steps,
                          seed=seed).split(list(ranks))
     cosines = [responses(model, preprocess(own), V, layer=layer) for own, V in zip(pictures, rows, strict=True)]
     grain = torch.rand(NOISE, 3, side, side, generator=torch.Generator().manual_seed(seed)).to(device)
     noise = responses(model, preprocess(grain), rows[-1], layer=layer).mean()
-    return RowPictures([heat.maps[:, order].cpu() for heat, order in zip(heats, orders, strict=True)],
+    return RowPictures([of_rank[:, order].cpu() for of_rank, order in zip(maps, orders, strict=True)],
                        [own.cpu() for own in pictures], [table.cpu() for table in cosines], float(noise))
 
 
