@@ -106,6 +106,33 @@ def test_boxes_of_embedded_photographs(student):
     assert scored.curves["nmf"][at] == np.mean(scored.hits["nmf 224"])
 
 
+def test_a_gap_over_sets_is_wider():
+    by_set = {"a": {"nmf 224": [1] * 20, "pca 224": [1, 0] * 10}, "b": {"nmf 224": [0] * 18, "pca 224": [0, 0, 1] * 6}}
+    gaps = colocalization.gap_over_sets(by_set, "pca 224")
+    over_images = colocalization.mean_corloc(by_set) - colocalization.mean_corloc(by_set, "pca 224")
+    assert gaps[0] == pytest.approx(over_images[0]) == pytest.approx((50 - 100 / 3) / 2)
+    assert np.quantile(gaps, 0.025) < -20 and np.quantile(gaps, 0.975) > 40 > np.quantile(over_images, 0.975)
+    for scored in by_set.values():
+        scored |= {"whole": [0] * len(scored[colocalization.OWN])}
+        scored |= dict.fromkeys(("kmeans 224", "channel_sum 224"), scored[colocalization.OWN])
+    assert colocalization.answers(by_set) == ["holds", "undecided", "undecided", "undecided"]
+
+
+def test_parts_of_pascal_voc(student, monkeypatch, tmp_path):
+    motorcycle, asked = crops("motorcycle"), []
+    monkeypatch.setattr(colocalization, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(colocalization, "pascal_part", lambda kind, merged: asked.append((kind, merged)) or motorcycle)
+    assert colocalization.measure_parts({"vgg19": student}) == colocalization.Parts({}, {}) and not asked
+    (tmp_path / "Annotations_Part").mkdir()
+    parts = colocalization.measure_parts({"vgg19": student})
+    assert [kind for kind, _ in asked] == [*colocalization.DESCRIBED, *colocalization.PREDICTED]
+    assert dict(asked)["cat"]["rbleg"] == "leg" and dict(asked)["cow"]["muzzle"] == "head"
+    expected = cosegmentation.measure_matches(student, motorcycle, ranks=(1, 2, 3, 4))["224, K = 3"]
+    assert parts.described["cat", 3] == [(name, pytest.approx(score)) for name, score in expected]
+    assert dict(parts.predicted["student", "cow", 4]).keys() == {*motorcycle.names}
+    assert colocalization.labelled([("head/neck", 0.52), ("leg", 0.314)]) == "head/neck 52; leg 31"
+
+
 # --- retrieval --------------------------------------------------------------------------------------------
 
 
