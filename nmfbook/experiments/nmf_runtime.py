@@ -18,7 +18,7 @@ from .. import datasets, records
 
 SOLVERS = {"hals": "HALS, extrapolated", "mu": "multiplicative updates"}
 OURS = "nmfcore"  # among the methods of the benchmark
-TITAN_X = 11e12  # operations a second at most, by its vendor, of the faster of the two cards of that name (Pascal, 2016)
+TITAN_X = 11e12  # operations a second at most, by its vendor, of the faster of the two cards (Pascal, 2016)
 
 
 def thesis_numbers() -> dict[str, float]:
