@@ -77,7 +77,7 @@ def linked(figure: Figure, *, name: str, alt: str, caption: str) -> None:
     svg = file.getvalue()
     svg = svg[svg.index("<svg"):]
     svg = re.sub("<svg ", f'<svg role="group" aria-label="{escape(alt)}" style="width:100%;height:auto" ', svg, count=1)
-    svg = re.sub(r'<a xlink:href="([^"#]*#)?([^"]*)"', r'<a xlink:href="\1\2" aria-label="\2"', svg)
+    svg = re.sub(r'<a xlink:href="([^"#]*#)?([^"]*)"', r'<a href="\1\2" aria-label="\2"', svg)
     display(HTML(f'<figure class="nmf-linked" id="{name}">{svg}<figcaption>{caption}</figcaption></figure>'))
 
 

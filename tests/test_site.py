@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 
 SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
@@ -138,10 +139,20 @@ def test_page_in_the_browser(view, page):
     assert view.evaluate(lost) == []
     for box in view.locator(".nmf-frames").all():
         slides(box)
+    for theme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        view.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        assert inaccessible(view, rules) == []
     view.set_viewport_size({"width": 390, "height": 844})
     view.wait_for_timeout(200)
     assert view.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways on a phone"
     assert view.faults == []
+
+
+def inaccessible(view, options):
+    """What axe finds serious or critical."""
+    found = Axe().run(view, options={"resultTypes": ["violations"]} | options).response["violations"]
+    return [f"{rule['id']}: {node['html'][:100]}: {node['failureSummary']}" for rule in found
+            if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]
 
 
 def slides(box):

@@ -1,6 +1,6 @@
 """Accuracy against rank, method by method, and the samples that survive: a view."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,6 +12,8 @@ from torch import nn
 
 from nmfcore import factorization, nmf
 
+from .. import figures
+from ..ledger import Entry
 from .view import view, webp
 
 
@@ -40,6 +42,16 @@ def survivors(model: nn.Sequential, layer: int, inputs: torch.Tensor, labels: to
     approximations = [*(torch.zeros_like(A) for rank in ranks if rank == 0), *(pair.U @ pair.V for pair in pairs),
                       *(A for rank in ranks if rank == A.shape[1])]
     return np.stack([(model[layer + 1:](maps).argmax(1) == labels).numpy() for maps in approximations])
+
+
+def recorded(entries: Sequence[Entry], methods: Iterable[str]) -> tuple[list[int], list[Network]]:
+    """Ranks, and the mean curves of measured networks at each share of random labels, on batches of one class."""
+    networks = []
+    for p in sorted({entry.job["p"] for entry in entries}):
+        runs = [entry.measurements["sequence"] for entry in entries if entry.job["p"] == p]
+        networks.append(Network(f"p = {p:g}", figures.shade(p), {
+            method: np.mean([run[f"{method}, class"]["accuracy"] for run in runs], axis=0) for method in methods}))
+    return entries[0].measurements["ranks"], networks
 
 
 def compression(sets: Mapping[str, tuple[Sequence[int], Sequence[Network]]], *, methods: Mapping[str, str],
@@ -71,7 +83,7 @@ def compression(sets: Mapping[str, tuple[Sequence[int], Sequence[Network]]], *, 
                 f'<span role="group" aria-label="method">{radios}</span></div>'
                 f'<label class="rank">K = <output></output> <input type="range" min="0" step="1" autocomplete="off" '
                 f'aria-label="K, the rank"></label>'
-                f'<div class="both"><svg viewBox="0 0 420 260" role="img"></svg><div class="samples"></div></div>'
+                f'<div class="both"><svg viewBox="0 0 426 260" role="img"></svg><div class="samples"></div></div>'
                 f'<p aria-live="polite">This view needs JavaScript.</p>')
 
 

@@ -6,7 +6,7 @@ import torch
 
 from nmfbook import backbones
 from nmfbook.annotated import crops
-from nmfbook.experiments import colocalization, cosegmentation, image_retrieval
+from nmfbook.experiments import colocalization, cosegmentation, image_retrieval, tracking
 from nmfbook.experiments.cosegmentation import counts, object_set, selections, summary
 from nmfcore.retrieval import RANK
 from nmfcore.segmentation import THRESHOLD, iou
@@ -106,6 +106,33 @@ def test_boxes_of_embedded_photographs(student):
     assert scored.curves["nmf"][at] == np.mean(scored.hits["nmf 224"])
 
 
+def test_a_gap_over_sets_is_wider():
+    by_set = {"a": {"nmf 224": [1] * 20, "pca 224": [1, 0] * 10}, "b": {"nmf 224": [0] * 18, "pca 224": [0, 0, 1] * 6}}
+    gaps = colocalization.gap_over_sets(by_set, "pca 224")
+    over_images = colocalization.mean_corloc(by_set) - colocalization.mean_corloc(by_set, "pca 224")
+    assert gaps[0] == pytest.approx(over_images[0]) == pytest.approx((50 - 100 / 3) / 2)
+    assert np.quantile(gaps, 0.025) < -20 and np.quantile(gaps, 0.975) > 40 > np.quantile(over_images, 0.975)
+    for scored in by_set.values():
+        scored |= {"whole": [0] * len(scored[colocalization.OWN])}
+        scored |= dict.fromkeys(("kmeans 224", "channel_sum 224"), scored[colocalization.OWN])
+    assert colocalization.answers(by_set) == ["holds", "undecided", "undecided", "undecided"]
+
+
+def test_parts_of_pascal_voc(student, monkeypatch, tmp_path):
+    motorcycle, asked = crops("motorcycle"), []
+    monkeypatch.setattr(colocalization, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(colocalization, "pascal_part", lambda kind, merged: asked.append((kind, merged)) or motorcycle)
+    assert colocalization.measure_parts({"vgg19": student}) == colocalization.Parts({}, {}) and not asked
+    (tmp_path / "Annotations_Part").mkdir()
+    parts = colocalization.measure_parts({"vgg19": student})
+    assert [kind for kind, _ in asked] == [*colocalization.DESCRIBED, *colocalization.PREDICTED]
+    assert dict(asked)["cat"]["rbleg"] == "leg" and dict(asked)["cow"]["muzzle"] == "head"
+    expected = cosegmentation.measure_matches(student, motorcycle, ranks=(1, 2, 3, 4))["224, K = 3"]
+    assert parts.described["cat", 3] == [(name, pytest.approx(score)) for name, score in expected]
+    assert dict(parts.predicted["student", "cow", 4]).keys() == {*motorcycle.names}
+    assert colocalization.labelled([("head/neck", 0.52), ("leg", 0.314)]) == "head/neck 52; leg 31"
+
+
 # --- retrieval --------------------------------------------------------------------------------------------
 
 
@@ -155,3 +182,28 @@ def test_boxes_found_from_a_query(student, collections):
     assert {what: len(values[group]) for what, values in overlaps.items()} == dict.fromkeys(
         ("NMF", "the query's box, copied", "whole photograph"), n * (n - 1))
     assert np.mean(overlaps["NMF"][group]) > 0.2
+
+
+# --- tracking ---------------------------------------------------------------------------------------------
+
+
+def test_a_film_moves_its_outlines_with_it():
+    film = tracking.film("flower", 0, 5)
+    assert film.frames.shape == (5, 3, 224, 224) and film.masks.shape == (5, 1, 224, 224) and film.masks.any()
+    assert torch.equal(film.moves, tracking.path(0, 5)) and not torch.equal(film.moves, tracking.path(1, 5))
+    heat = film.masks.float()  # a factor that is the object: it stays, and its mask is the outline
+    assert tracking.consistency(heat, film.moves) > 0.99 and tracking.tracking(heat, film.masks) > 0.99
+    assert tracking.correlations(heat, film.moves).shape == (4, 1)
+    still = tracking.consistency(heat[:1].expand(5, -1, -1, -1), film.moves)  # it does not move with the scene
+    assert still < tracking.consistency(heat, film.moves) - 0.5
+    assert tracking.consistency(torch.zeros(5, 2, 7, 7), film.moves) == 0
+
+
+def test_films_are_factorized_in_three_ways(student):
+    films = {(name, 0): tracking.film(name, 0, 3) for name in tracking.NAMES}
+    results, heatmaps = tracking.measure_films(student, films)
+    assert {heat.shape for heat in heatmaps.values()} == {(3, tracking.RANK, 14, 14)} and len(heatmaps) == 12
+    assert all(0 < value < 1 for way in results.values() for values in way.values() for value in values)
+    means = [np.mean(results[way]["tracking"]) for way in ("joint", "streaming")]
+    assert tracking.gap(results, "joint", "streaming", "tracking")[0] == pytest.approx(100 * (means[0] - means[1]))
+    assert tracking.described(films).startswith("4 camera moves of 3 frames")

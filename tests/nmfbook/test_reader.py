@@ -1,4 +1,4 @@
-"""Terms of the glossary: explained once a page, where they are first said in a paragraph."""
+"""What the site does for its reader: minutes below the title of a chapter, terms explained once a page."""
 
 import pytest
 from bs4 import BeautifulSoup
@@ -32,17 +32,33 @@ No aucs here, nor `AuC`, nor [an AuC](glossary.md), a record and U. Grad-CAMs, a
 > Fooling set
 """
 
+CHAPTER = """---
+jupytext:
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {name: python3, display_name: Python 3}
+---
+# A chapter
+
+""" + 125 * "four words in each. " + """
+
+```{code-cell} ipython3
+"words of code are not counted" * 1000
+```
+"""
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     source = tmp_path_factory.mktemp("book")
     (source / "book").mkdir()
-    (source / "index.md").write_text("# Index\n\nAn AuC.\n\n```{toctree}\nbook/page\nbook/glossary\n```\n")
+    (source / "index.md").write_text("# Index\n\nAn AuC.\n\n```{toctree}\n:glob:\nbook/*\n```\n")
     (source / "book/page.md").write_text(PAGE)
     (source / "book/glossary.md").write_text(GLOSSARY)
+    (source / "book/chapter.md").write_text(CHAPTER)
     app = Sphinx(source, None, source / "out", source / "doctrees", "html", status=None, warningiserror=True,
-                 confoverrides={"extensions": ["myst_parser", "nmfbook.glossary"], "html_theme": "basic",
-                                "myst_enable_extensions": ["colon_fence", "dollarmath"]})
+                 confoverrides={"extensions": ["myst_nb", "nmfbook.reader"], "html_theme": "basic",
+                                "myst_enable_extensions": ["colon_fence", "dollarmath"], "nb_execution_mode": "off",
+                                "suppress_warnings": ["myst-nb.lexer"]})
     app.build()
     return lambda name: BeautifulSoup((source / "out" / f"{name}.html").read_text(), "html.parser")
 
@@ -73,3 +89,8 @@ def test_the_text_is_otherwise_as_it_was(page):
 def test_addresses_fit_the_folder_of_a_page_and_the_glossary_explains_nothing(page):
     assert page("index").select_one(".nmf-term a")["href"] == "book/glossary.html#term-AuC"
     assert not page("book/glossary").select(".nmf-term")
+
+
+def test_a_chapter_says_how_many_minutes_its_prose_takes(page):
+    assert [line.text for line in page("book/chapter").select("h1 + .nmf-minutes")] == ["2 min to read"]
+    assert not page("book/page").select(".nmf-minutes")

@@ -1,4 +1,4 @@
-"""A Sphinx extension: terms of the glossary show their meaning where they first occur on a page."""
+"""A Sphinx extension for the reader: how long a chapter takes, and what a term means where a page first says it."""
 
 import re
 from itertools import takewhile
@@ -8,6 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 GLOSSARY = "book/glossary"
+WORDS = 200  # that are read in a minute
 EVERYDAY = {"row", "record", "profile", "factor", "memorization", "verdict"}  # often said in another sense
 KEPT = (nodes.Text, nodes.math, nodes.emphasis, nodes.literal, nodes.reference)
 APART = (nodes.figure, nodes.table, nodes.title, nodes.raw, nodes.caption)
@@ -59,6 +60,15 @@ def explain(app: Sphinx, doctree: nodes.document, page: str) -> None:
             text.parent.replace(text, [*pieces, nodes.Text(rest)])
 
 
+def tell_time(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Minutes that the prose of a chapter takes, below its title. Pages without code, and the first, go without."""
+    is_chapter = any(node.get("nb_element") == "cell_code" for node in doctree.findall(nodes.container))
+    if app.builder.format == "html" and is_chapter and page != app.config.root_doc:
+        words = sum(len(paragraph.astext().split()) for paragraph in doctree.findall(nodes.paragraph))
+        minutes = nodes.paragraph("", f"{max(1, round(words / WORDS))} min to read", classes=["nmf-minutes"])
+        doctree.next_node(nodes.title).parent.insert(1, minutes)
+
+
 def _above(node):
     while node.parent is not None:
         node = node.parent
@@ -66,5 +76,6 @@ def _above(node):
 
 
 def setup(app: Sphinx) -> dict:
-    app.connect("doctree-resolved", explain)
+    app.connect("doctree-resolved", tell_time)
+    app.connect("doctree-resolved", explain, priority=600)  # later: its meanings are not to be counted
     return {"parallel_read_safe": True, "parallel_write_safe": True}
