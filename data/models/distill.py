@@ -462,7 +462,7 @@ def main():
             "photographs": len(train_files), "validation": len(val_files), "near_duplicates_dropped": dropped,
             "sets": {name: len(files) for name, files in sets.items() if not is_held_out(name)},
             "held_out": [name for name in sets if is_held_out(name)],
-            "crops": progress["done"], "steps": history[-1]["steps"], "epochs": len(history),
+            "crops": progress["done"], "mosaics": args.mosaics, "relations": args.relations, "steps": history[-1]["steps"], "epochs": len(history),
             "batch": args.batch, "seed": args.seed,
             "optimizer": f"AdamW, weight decay 0.05, cosine from {args.lr} to 0",
             "minutes": {"teacher": progress["minutes"], "student": round(minutes, 1)},
