@@ -9,7 +9,7 @@ from sphinx.environment import BuildEnvironment
 
 GLOSSARY = "book/glossary"
 WORDS = 200  # that are read in a minute
-EVERYDAY = {"row", "record", "profile", "factor", "memorization", "verdict"}  # often said in another sense
+EVERYDAY = {"row", "record", "profile", "factor", "memorization", "rank", "verdict"}  # often said in another sense
 KEPT = (nodes.Text, nodes.math, nodes.emphasis, nodes.literal, nodes.reference)
 APART = (nodes.figure, nodes.table, nodes.title, nodes.raw, nodes.caption)
 
