@@ -57,6 +57,8 @@ def explain(app: Sphinx, doctree: nodes.document, page: str) -> None:
             rest = rest[match.end():]
             wanted = {name: entry for name, entry in wanted.items() if entry[0] != anchor}
         if pieces:
+            if any(next(piece.findall(nodes.math), None) for piece in pieces):
+                app.env.get_domain("math").data["has_equations"][page] = True  # so that MathJax comes with the page
             text.parent.replace(text, [*pieces, nodes.Text(rest)])
 
 
