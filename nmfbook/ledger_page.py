@@ -85,7 +85,7 @@ def table(measured: list[Entry]) -> str:
                  f"{sum(origin['cpu_seconds'].values()):,}", escape(origin["device"]), escape(origin.get("commit", ""))]
         lines.append(f'<tr id="{anchor(entry)}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     head = "".join(f"<th>{name}</th>" for name in ("job", *fields, "CPU seconds", "device", "commit"))
-    return (f'<table class="dataframe"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
+    return (f'<table class="dataframe" tabindex="0"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
             + "\n</tbody></table>")
 
 

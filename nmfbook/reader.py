@@ -9,7 +9,7 @@ from sphinx.environment import BuildEnvironment
 
 GLOSSARY = "book/glossary"
 WORDS = 200  # that are read in a minute
-EVERYDAY = {"row", "record", "profile", "factor", "memorization", "verdict"}  # often said in another sense
+EVERYDAY = {"row", "record", "profile", "factor", "memorization", "rank", "verdict"}  # often said in another sense
 KEPT = (nodes.Text, nodes.math, nodes.emphasis, nodes.literal, nodes.reference)
 APART = (nodes.figure, nodes.table, nodes.title, nodes.raw, nodes.caption)
 
@@ -57,6 +57,8 @@ def explain(app: Sphinx, doctree: nodes.document, page: str) -> None:
             rest = rest[match.end():]
             wanted = {name: entry for name, entry in wanted.items() if entry[0] != anchor}
         if pieces:
+            if any(next(piece.findall(nodes.math), None) for piece in pieces):
+                app.env.get_domain("math").data["has_equations"][page] = True  # so that MathJax comes with the page
             text.parent.replace(text, [*pieces, nodes.Text(rest)])
 
 

@@ -116,7 +116,7 @@ def table(*lines: Sequence) -> None:
 
     head, *body = (f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in line)}</tr>"
                    for tag, line in zip(["th", *["td"] * len(lines)], lines, strict=False))
-    display(HTML(f'<div style="overflow-x:auto"><table class="dataframe"><thead>{head}</thead>'
+    display(HTML(f'<div style="overflow-x:auto"><table class="dataframe" tabindex="0"><thead>{head}</thead>'
                  f'<tbody>{"".join(body)}</tbody></table></div>'))
 
 

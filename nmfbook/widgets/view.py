@@ -19,13 +19,13 @@ def text(name: str) -> str:
 def view(name: str, data: dict, caption: str, body: str) -> HTML:
     """`<figure class="nmf-name">` with a body, `name.css` and `name.js`, which finds the data in `data-view`.
 
-    The script runs after `state.js`. caption: HTML-free text. body: HTML.
+    They come after `view.css` and `state.js`. caption: HTML-free text. body: HTML.
     """
     # Without the first attribute JupyterLab would take the arrow keys for itself. The style travels along because
     # JupyterLab does not know the book's.
     return HTML(f'<figure class="nmf-view nmf-{name}" data-lm-suppress-shortcuts="true" '
                 f'data-view="{escape(json.dumps(data))}">'
-                f'<style>\n{text(f"{name}.css")}</style>{body}<figcaption>{escape(caption)}</figcaption>'
+                f'<style>\n{text("view.css")}{text(f"{name}.css")}</style>{body}<figcaption>{escape(caption)}</figcaption>'
                 f'<script>\n{text("state.js")}{text(f"{name}.js")}</script></figure>')
 
 

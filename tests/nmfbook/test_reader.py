@@ -88,6 +88,7 @@ def test_the_text_is_otherwise_as_it_was(page):
 
 def test_addresses_fit_the_folder_of_a_page_and_the_glossary_explains_nothing(page):
     assert page("index").select_one(".nmf-term a")["href"] == "book/glossary.html#term-AuC"
+    assert page("index").select("script[src*=mathjax]")  # its meaning has a formula
     assert not page("book/glossary").select(".nmf-term")
 
 
