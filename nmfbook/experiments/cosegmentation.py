@@ -44,7 +44,7 @@ DEVELOPMENT = ("Bird", "Bus", "Sheep", "Train")  # of VOC; every choice was made
 TEST = ("Bicycle", "Bottle", "Car", "Chair", "Dog", "Monitor", "Person", "Plant", "Sofa", "Table")
 EARLIER = {"student": ("features.7", "features.10"), "vgg19": ("features.26", "features.31"), "resnet50": ("layer2",)}
 DEPTHS = {"student": {"block 2": "features.3", "block 3": "features.5", "block 4": "features.7",
-                      "block 4, deeper": "features.10", "last": "features.14"},
+                      "block 4, deeper": "features.10", "last": "features.13"},
           "vgg19": {"conv3_2": "features.13", "conv4_1": "features.20", "conv4_4": "features.26",
                     "conv5_2": "features.31", "conv5_4": "features.35"}}
 RANKS = (2, 3, 4, 5, 6, 8)  # of factors that are matched with parts
