@@ -178,7 +178,7 @@ for rank in (1, 2):
     assert len(scores) == 4
 """)
     one, two = found["iou"]
-    assert one > 0.632 and two > 0.585  # 0.633 and 0.586, less what another number of threads rounds
+    assert one > 0.631 and two > 0.581  # 0.632 and 0.582, less what another number of threads rounds
 
 
 def test_the_wheel_is_small(installed):
