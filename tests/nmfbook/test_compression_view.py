@@ -27,24 +27,11 @@ ADDRESS = "compression.data=digits&compression.method=pca&compression.K=4"
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    pages = []
-
-    def open_page(address="", copies=1, width=700):
-        html = copies * compression(SETS, methods=METHODS, rank=2, caption="Curves & digits").data
-        (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8><a href=#end>down</a>{html}<p id=end>",
-                                            encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.faults = []
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.goto(f"file://{tmp_path}/page.html{address}")
-        pages.append(page)
-        return page.locator(".nmf-compression").first
-
-    yield open_page
-    for page in pages:
-        assert page.faults == []
-        page.close()
+def opened(show_page):
+    def open_page(address="", copies=1):
+        view = compression(SETS, methods=METHODS, rank=2, caption="Curves & digits")
+        return show_page(*copies * [view], address=address).locator(".nmf-compression").first
+    return open_page
 
 
 def check(box, title, method, K):
@@ -99,7 +86,7 @@ def test_the_address_holds_the_view(opened):
 
 
 def test_two_views_and_a_phone(opened):
-    first = opened(copies=2, width=390)
+    first = opened(copies=2)
     second = first.page.locator(".nmf-compression").nth(1)
     second.locator("[type=range]").press("Home")
     check(second, "digits", "nmf", 0)

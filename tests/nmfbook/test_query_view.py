@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_widgets import Elements, show_page  # noqa: F401  (a fixture)
+from test_widgets import Elements
 
 from nmfbook import backbones
 from nmfbook.experiments.image_retrieval import embedded, ranked_tiles
@@ -51,7 +51,7 @@ def check(box, name, top=4):
     assert pressed == [name] * (name in offered)
 
 
-def test_it_obeys_the_mouse(show_page):  # noqa: F811
+def test_it_obeys_the_mouse(show_page):
     box = show_page(made()).locator(".nmf-query")
     check(box, NAMES[1])
     for i, name in enumerate(NAMES[1:6:2]):
@@ -62,7 +62,7 @@ def test_it_obeys_the_mouse(show_page):  # noqa: F811
     check(box, found)
 
 
-def test_it_obeys_the_keyboard(show_page):  # noqa: F811
+def test_it_obeys_the_keyboard(show_page):
     page = show_page(made())
     box, name = page.locator(".nmf-query"), NAMES[3]
     box.locator(".strip button").first.focus()
@@ -77,7 +77,7 @@ def test_it_obeys_the_keyboard(show_page):  # noqa: F811
         check(box, focused)
 
 
-def test_its_state_is_in_the_address(show_page):  # noqa: F811
+def test_its_state_is_in_the_address(show_page):
     page = show_page(made(), made(top=2, start=NAMES[0]))
     first, second = page.locator(".nmf-query").all()
     check(first, NAMES[1])
@@ -97,7 +97,7 @@ def test_its_state_is_in_the_address(show_page):  # noqa: F811
         check(first, NAMES[6])
 
 
-def test_a_ranking_may_be_short(show_page):  # noqa: F811
+def test_a_ranking_may_be_short(show_page):
     rankings = {"R-MAC": {name: [other for other in NAMES if other != name][:2] for name in ASKED}}
     box = show_page(made(rankings=rankings)).locator(".nmf-query")
     assert box.locator(".found button:visible").count() == 2

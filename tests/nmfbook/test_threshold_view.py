@@ -34,29 +34,10 @@ def made(**options):
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Opens a page of a phone's width from a disk; at the end it has not failed, asked for anything or grown wider."""
-    pages = []
-
+def opened(show_page):
     def open_page(address="", copies=1, **options):
-        (tmp_path / "page.html").write_text(
-            '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            + made(**options).data * copies, encoding="utf-8")
-        page = browser.new_page(viewport={"width": 390, "height": 900})
-        page.faults, page.requests = [], []
-        page.on("console", lambda message: message.type in ("error", "warning") and "readback" not in message.text
-                and page.faults.append(message.text))  # of the canvas that a test reads
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("request", lambda request: request.url.startswith("data:") or page.requests.append(request.url))
-        page.goto(f"file://{tmp_path}/page.html{address}")
-        pages.append(page)
-        return page.locator(".nmf-threshold").first
-
-    yield open_page
-    for page in pages:
-        assert page.faults == [] and len(page.requests) == 1
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the view is wider than a phone"
-        page.close()
+        return show_page(*copies * [made(**options)], address=address).locator(".nmf-threshold").first
+    return open_page
 
 
 def expected(maps, size):

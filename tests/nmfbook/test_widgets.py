@@ -131,25 +131,6 @@ def test_no_figures_at_all():
         show(0)
 
 
-@pytest.fixture
-def show_page(browser):
-    """Opens a page made of the given views and, at the end, finds that it neither failed nor asked for anything."""
-    faults, context = [], browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
-    page = context.new_page()
-    page.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: faults.append(request.url))
-
-    def opened(*views):
-        page.set_content('<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-                         + "".join(view.data for view in views))
-        return page
-    yield opened
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the view is wider than a phone"
-    context.close()
-    assert faults == []
-
-
 def rectangles(M):
     """All pairs of a set of rows and a set of columns, neither empty, between which M has only ones."""
     def subsets(indices):
