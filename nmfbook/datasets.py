@@ -143,6 +143,11 @@ def read_images(files: Sequence[str | Path | BinaryIO], *, size: int | tuple[int
     return _stacked([opened(file) for file in files], size)
 
 
+def pixels(images: torch.Tensor) -> np.ndarray:
+    """(..., H, W, 3) uint8 of images (..., 3, H, W) in [0, 1]."""
+    return (255 * images).round().byte().movedim(-3, -1).cpu().numpy()
+
+
 def motorcycle_disparity(size: tuple[int, int]) -> torch.Tensor:
     """Where each pixel of the motorcycle's left view lies in the right one: x_right = x_left − disparity.
 

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from nmfcore.heatmaps import COLORS
 
 from . import ledger_page
 from .ledger import Entry
-from .widgets.view import webp
+from .widgets.view import drawn
 
 METHODS = {"nmf": "NMF", "pca": "PCA", "kmeans": "k-means", "random_ablation": "random ablation"}
 COLOR = dict(zip(METHODS, COLORS, strict=False))
@@ -85,10 +84,7 @@ def pictured(figure: Figure, *, name: str, alt: str, caption: str) -> None:
     """Show a figure that holds photographs, as WebP at twice the size of the page's pixels. caption: HTML."""
     from IPython.display import HTML, display
 
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=200)
-    plt.close(figure)
-    display(HTML(f'<figure class="nmf-linked" id="{name}"><img src="{webp(Image.open(file))}" alt="{escape(alt)}">'
+    display(HTML(f'<figure class="nmf-linked" id="{name}"><img src="{drawn(figure, dpi=200)}" alt="{escape(alt)}">'
                  f'<figcaption>{caption}</figcaption></figure>'))
 
 

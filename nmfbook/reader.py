@@ -1,6 +1,7 @@
 """A Sphinx extension for the reader: how long a chapter takes, and what a term means where a page first says it."""
 
 import re
+from functools import cache
 from itertools import takewhile
 
 from docutils import nodes
@@ -14,6 +15,7 @@ KEPT = (nodes.Text, nodes.math, nodes.emphasis, nodes.literal, nodes.reference)
 APART = (nodes.figure, nodes.table, nodes.title, nodes.raw, nodes.caption)
 
 
+@cache
 def definitions(env: BuildEnvironment) -> dict[str, tuple[str, list[nodes.Node]]]:
     """Each term -> its anchor and what it means, without citations and without the pages to see.
 

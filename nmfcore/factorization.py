@@ -6,6 +6,7 @@ float32. None of them centres the data: the thesis factorizes activations as the
 unit is silent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -173,8 +174,8 @@ def random_ablation(A: torch.Tensor, rank: int, *, seed: int = 0) -> Factorizati
     return Factorization(A[:, kept], torch.eye(A.shape[1], dtype=A.dtype, device=A.device)[kept])
 
 
-METHODS = {"nmf": nmf, "pca": pca, "kmeans": kmeans, "spherical_kmeans": spherical_kmeans,
-           "random_ablation": random_ablation}
+METHODS: dict[str, Callable] = {"nmf": nmf, "pca": pca, "kmeans": kmeans, "spherical_kmeans": spherical_kmeans,
+                                "random_ablation": random_ablation}
 
 
 def _checked(A, rank, *axes):

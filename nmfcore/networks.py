@@ -343,7 +343,7 @@ def _deep_layer(model):
 class Student(nn.Module):
     """Small stand-in for VGG-19 up to its last ReLU (`features.35`): 512 non-negative channels at stride 16.
 
-    forward: (n, 3, H, W) -> (n, 512, ⌈H/16⌉, ⌈W/16⌉). 1.97 million parameters, 0.38 GFLOP for 224 × 224 pixels.
+    forward: (n, 3, H, W) -> (n, 512, ⌈H/16⌉, ⌈W/16⌉). 1.96 million parameters, 0.38 GFLOP for 224 × 224 pixels.
 
     Example:
         >>> Student()(torch.rand(1, 3, 40, 64)).shape  # with random weights

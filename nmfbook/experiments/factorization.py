@@ -1,7 +1,6 @@
 """Five factorizations of the same data: points in the plane, whole faces, and the error that a solver leaves."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ def two_pixels(images: torch.Tensor, count: int, *, seed: int = 0) -> torch.Tens
 
 def measure_points(points: torch.Tensor, *, seed: int = 0) -> tuple[dict, dict]:
     """The fit of each method at ranks one and two, and its relative error, by (method, rank)."""
-    fit: Any = METHODS
-    fits = {(method, K): fit[method](points, K, seed=seed) for method in ROWS.values() for K in (1, 2)}
+    fits = {(method, K): METHODS[method](points, K, seed=seed) for method in ROWS.values() for K in (1, 2)}
     error = {key: float((points - fit.approximation).norm() / points.norm()) for key, fit in fits.items()}
     for rank in (1, 2):  # the sets of what is allowed are nested, so the errors are ordered
         assert error["pca", rank] <= error["nmf", rank] + 1e-9

@@ -26,7 +26,7 @@ from nmfcore.solver import nmf
 from .. import records
 from ..annotated import crops, scaled
 from ..backbones import Backbone, load
-from ..datasets import ImageSet, image_folder, image_set
+from ..datasets import ImageSet, image_folder, image_set, pixels
 from ..statistics import interval, judged, resampled
 
 RANKS = (1, 2, 3, 4)
@@ -88,8 +88,7 @@ def outlined(backbone: Backbone, rank: int, *, side: int = 320, seed: int = 0):
     images = scaled([whole.pictures[0] for whole in wholes.values()], side, backbone.preprocess)
     with backbone.padded():
         maps = heatmaps(backbone.model, images, rank, layer=backbone.layer, seed=seed).maps
-    photographs = {name: (255 * whole.pictures[0]).round().byte().permute(1, 2, 0).numpy()
-                   for name, whole in wholes.items()}
+    photographs = {name: pixels(whole.pictures[0]) for name, whole in wholes.items()}
     references = [{name: whole.masks[0].any(0)} | dict(zip(whole.names, whole.masks[0], strict=True))
                   for name, whole in wholes.items()]
     return photographs, maps, references

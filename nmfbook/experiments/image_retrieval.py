@@ -26,7 +26,7 @@ from nmfcore.segmentation import Box, box, box_iou
 
 from ..annotated import crops, landmark_queries, masked_set, oxford, scaled
 from ..backbones import Backbone
-from ..datasets import PHOTOGRAPHS
+from ..datasets import PHOTOGRAPHS, pixels
 
 PREDICTED = 6  # classes whose maps CAM takes
 RANKS = (2, RANK, 8)
@@ -301,6 +301,18 @@ def ranked_tiles(backbone: Backbone, methods: Sequence[str] = ("rmac", "nmf_v"),
         _, places = index.search(index.descriptors)
         rankings[METHODS[method]] = {name: [tiles.names[i] for i in row]
                                      for name, row in zip(tiles.names, places.tolist(), strict=True)}
-    pictures = {name: (255 * picture).round().byte().permute(1, 2, 0).numpy()
+    pictures = {name: pixels(picture)
                 for name, picture in zip(tiles.names, tiles.images(tiles.names), strict=True)}
     return pictures, rankings, {query.name: query.positives for query in tiles.queries}
+
+
+def most_contrary(rankings: Mapping[str, Mapping[str, Sequence[str]]], relevant: Mapping[str, frozenset[str]],
+                  queries: Sequence[str], first: int = 5) -> str:
+    """Of some queries the one for which two methods differ most in how many of their `first` results are right.
+
+    rankings, relevant: as `ranked_tiles` gives them; the query itself, which comes first, is not counted.
+    """
+    def difference(query):
+        one, other = (len(relevant[query] & {*ranking[query][1:first + 1]}) for ranking in rankings.values())
+        return abs(one - other)
+    return max(queries, key=difference)

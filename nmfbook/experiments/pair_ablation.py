@@ -151,7 +151,7 @@ def linear_changes(subject: Subject, images: Tensor, seed: int = 0) -> np.ndarra
     return -torch.einsum("ncp,knp,kc->nk", slope.flatten(2), located(heat), heat.factors.V).cpu().numpy()
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> list[float]:
+def rank_correlations(first: np.ndarray, second: np.ndarray) -> list[float]:
     """Of the K pairs of each image: (n,), zero where either is constant."""
     return [float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0
             for x, y in zip(first, second, strict=True)]
@@ -165,8 +165,8 @@ def summary(by_class: Sequence[Pairs]) -> dict[str, list]:
     change = joined("change")
     return {"most important pair": change.min(1).tolist(), "other channels": joined("other_channels").min(1).tolist(),
             "other places": joined("other_places").min(1).tolist(),
-            "agrees with Grad-CAM": rank_correlation(-change, joined("grad_cam")),
-            "agrees with strength": rank_correlation(-change, joined("strength")),
+            "agrees with Grad-CAM": rank_correlations(-change, joined("grad_cam")),
+            "agrees with strength": rank_correlations(-change, joined("strength")),
             "pairs that hurt": (change > 0).mean(1).tolist(), "same answer": joined("same").astype(float).tolist(),
             "worst pair": change.max(1).tolist(), "curve": joined("curve").T.tolist(),
             "error": [pairs.error for pairs in by_class]}

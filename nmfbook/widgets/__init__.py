@@ -7,9 +7,7 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import BytesIO
 
-import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
@@ -20,7 +18,7 @@ from safetensors.torch import load_file
 from nmfcore.heatmaps import COLORS
 from nmfcore.networks import MODELS, pretrained
 
-from .view import text, view, webp
+from .view import drawn, text, view, webp
 
 _SHOW = text("frames.js").replace("\n", "")  # an attribute: a statement on each line
 
@@ -40,7 +38,7 @@ def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[s
         raise ValueError(f"start {start} must lie in 0..{len(figures) - 1}: there are {len(figures)} figures")
     body = "".join(
         f'<figure data-label="{escape(label)}"{"" if i == start else " hidden"}>'
-        f'<img src="{_drawn(figure)}" alt="{escape(alt)}">'
+        f'<img src="{drawn(figure, dpi=110)}" alt="{escape(alt)}">'
         f'<figcaption>{escape(label)}. {escape(caption)}</figcaption></figure>'
         for i, (figure, label, alt) in enumerate(zip(figures, labels, alts, strict=True)))
     slider = (f'<label><output>{escape(labels[start])}</output> '
@@ -48,13 +46,6 @@ def frames(figures: Sequence[Figure], *, labels: Sequence[str], alts: Sequence[s
               f'aria-label="{escape(caption)}" aria-valuetext="{escape(labels[start])}" oninput="{escape(_SHOW)}">'
               f'</label>') if len(figures) > 1 else ""
     return HTML(f'<div class="nmf-frames">{slider}{body}</div>')
-
-
-def _drawn(figure):
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
-    return webp(Image.open(file))
 
 
 def support_editor(examples: Mapping[str, ArrayLike], *, caption: str) -> HTML:

@@ -1,6 +1,6 @@
 """Accuracy against rank, method by method, and the samples that survive: a view."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,7 +10,7 @@ from IPython.display import HTML
 from matplotlib.colors import to_hex
 from torch import nn
 
-from nmfcore import factorization, nmf
+from nmfcore.factorization import METHODS
 
 from .. import figures
 from ..ledger import Entry
@@ -28,17 +28,13 @@ class Network:
     right: Mapping[str, np.ndarray] | None = None  # of each method, (ranks, n): is the sample classified right?
 
 
-APPROXIMATE: Mapping[str, Callable] = {"nmf": nmf, "pca": factorization.pca, "kmeans": factorization.kmeans,
-                                       "random_ablation": factorization.random_ablation}
-
-
 @torch.no_grad()
 def survivors(model: nn.Sequential, layer: int, inputs: torch.Tensor, labels: torch.Tensor, method: str,
               ranks: Sequence[int]) -> np.ndarray:
     """Which samples of a batch (n, ...) are classified right when the output (n, M) of a layer is compressed to each
     rank, from 0, where nothing is left, to M, where all is: (ranks, n) bool."""
     A = model[: layer + 1](inputs)
-    pairs = [APPROXIMATE[method](A, rank) for rank in ranks if 0 < rank < A.shape[1]]
+    pairs = [METHODS[method](A, rank) for rank in ranks if 0 < rank < A.shape[1]]
     approximations = [*(torch.zeros_like(A) for rank in ranks if rank == 0), *(pair.U @ pair.V for pair in pairs),
                       *(A for rank in ranks if rank == A.shape[1])]
     return np.stack([(model[layer + 1:](maps).argmax(1) == labels).numpy() for maps in approximations])

@@ -5,7 +5,7 @@
   const sides = [...box.querySelectorAll('.side')].map(side => ({way: side.querySelector('select'),
     canvas: side.querySelector('canvas'), bars: side.querySelector('svg')}));
   const palette = view.colors.map(color => [1, 3, 5].map(i => parseInt(color.slice(i, i + 2), 16) / 255));
-  const first = Object.keys(view.films)[0], STRENGTH = 0.85;
+  const first = Object.keys(view.films)[0];
   const pictures = new Map();  // film -> ImageData of its frames
   let timer = null, asked = 0;
 
@@ -22,39 +22,10 @@
     return pictures.get(name);
   }
 
-  function heatmaps({maps}, way) {  // values of all frames, decoded once
-    maps[way].bytes ??= Uint8Array.from(atob(maps[way].values), c => c.charCodeAt(0));
-    return maps[way];
-  }
-
-  // As nmfcore.heatmaps.overlay, of the maps enlarged by bilinear interpolation; of one factor or, with 0, of all.
-  function overlaid({data, width, height}, {bytes, size: [h, w]}, frame, only) {
-    const out = new ImageData(width, height), area = h * w, from = frame * view.factors * area;
-    const factors = palette.map((_, k) => k).filter(k => !only || k == only - 1), heat = factors.map(() => 0);
-    const places = (count, size) => Array.from({length: count}, (_, i) => {
-      const at = Math.min(Math.max((i + 0.5) * size / count - 0.5, 0), size - 1), low = Math.floor(at);
-      return [low, Math.min(low + 1, size - 1), at - low];
-    });
-    const rows = places(height, h), columns = places(width, w);
-    for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i += 4) {
-      const [top, bottom, down] = rows[y], [left, right, along] = columns[x];
-      let squares = 0, most = 0;
-      factors.forEach((k, j) => {
-        const value = (row, column) => bytes[from + k * area + row * w + column] / 255;
-        heat[j] = (1 - down) * ((1 - along) * value(top, left) + along * value(top, right))
-          + down * ((1 - along) * value(bottom, left) + along * value(bottom, right));
-        squares += heat[j] ** 2;
-        most = Math.max(most, heat[j]);
-      });
-      const grey = (0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]) / 255;
-      const opacity = STRENGTH * Math.sqrt(most);
-      for (let c = 0; c < 3; c++) {
-        const hue = factors.reduce((sum, k, j) => sum + heat[j] ** 2 * palette[k][c], 0) / Math.max(squares, 1e-6);
-        out.data[i + c] = 255 * ((0.12 + 0.88 * grey) * (1 - opacity) + hue * (0.7 + 0.3 * grey) * opacity);
-      }
-      out.data[i + 3] = 255;
-    }
-    return out;
+  function heatmaps({maps}, way, frame) {  // of a frame; those of all are decoded once
+    const {size: [height, width]} = maps[way], area = view.factors * width * height;
+    maps[way].decoded ??= Float64Array.from(atob(maps[way].values), c => c.charCodeAt(0) / 255);
+    return {values: maps[way].decoded.subarray(frame * area, (frame + 1) * area), width, height};
   }
 
   const told = value => value === null ? 'none' : value.toFixed(2);
@@ -62,11 +33,13 @@
   async function draw() {
     const turn = ++asked, name = choice.value, film = view.films[name], count = film.frames.length;
     slider.max = count;
-    const frame = +slider.value - 1, frames = await decoded(name);
+    const frame = +slider.value - 1, only = +factor.value, frames = await decoded(name);
+    const factors = only ? [only - 1] : [...palette.keys()];
     if (turn != asked) return;  // the reader has gone on meanwhile
     slider.setAttribute('aria-valuetext', `frame ${frame + 1} of ${count}`);
     for (const {way: {value: way}, canvas, bars} of sides) {
-      const picture = overlaid(frames[frame], heatmaps(film, way), frame, +factor.value), scores = film.scores[way];
+      const picture = nmfOverlaid(frames[frame], heatmaps(film, way, frame), factors, palette);
+      const scores = film.scores[way];
       Object.assign(canvas, {width: picture.width, height: picture.height}).getContext('2d').putImageData(picture, 0, 0);
       canvas.setAttribute('aria-label', `${name}, frame ${frame + 1} in grey under heatmaps, ${way}`);
       bars.setAttribute('viewBox', `0 0 ${count} 1`);

@@ -2,7 +2,7 @@
   const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view), state = nmfState('student');
   const [choice, files, slider, told, again, save, legend, sheet, words] = ['select', '[type=file]', '[type=range]',
     'output', '.again', '.save', '.legend', '.sheet', 'p'].map(name => box.querySelector(name));
-  const OWN = '', MEGABYTES = 50, STRIP = 25, STRENGTH = 0.85;
+  const OWN = '', MEGABYTES = 50, STRIP = 25;
   const palette = view.colors.map(color => [1, 3, 5].map(i => parseInt(color.slice(i, i + 2), 16) / 255));
   const sets = new Map();  // name -> photographs: {name, picture, small, canvas, maps}
   let opened, photographs = [], K = +slider.value, start = 1, coloured = 0, pinned = null, pointed = null, notes = '';
@@ -171,36 +171,9 @@
       + `relative error ${Math.round(100 * error)}\u00a0%. Nothing was uploaded.`);
   }
 
-  // As nmfcore.heatmaps.overlay, of the maps enlarged by bilinear interpolation; with `only`, of that factor alone.
-  function overlaid({picture: {data, width, height}, maps}, only) {
-    const {values} = maps, out = new ImageData(width, height), area = maps.width * maps.height;
-    const factors = [...Array(coloured).keys()].filter(k => only === null || k == only);
-    const places = (count, size) => Array.from({length: count}, (_, i) => {
-      const at = Math.max(0, (i + 0.5) * size / count - 0.5), low = Math.min(Math.floor(at), size - 1);
-      return [low, Math.min(low + 1, size - 1), at - low];
-    });
-    const columns = places(width, maps.width), rows = places(height, maps.height), heat = new Float64Array(coloured);
-    for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i += 4) {
-      const [top, bottom, down] = rows[y], [left, right, along] = columns[x];
-      let squares = 0, most = 0;
-      for (const k of factors) {
-        const from = k * area, upper = from + top * maps.width, lower = from + bottom * maps.width;
-        heat[k] = (1 - down) * ((1 - along) * values[upper + left] + along * values[upper + right])
-          + down * ((1 - along) * values[lower + left] + along * values[lower + right]);
-        squares += heat[k] * heat[k];
-        most = Math.max(most, heat[k]);
-      }
-      const grey = (0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]) / 255;
-      const opacity = STRENGTH * Math.sqrt(Math.min(1, most));
-      for (let c = 0; c < 3; c++) {
-        let hue = 0;
-        for (const k of factors) hue += heat[k] * heat[k] * palette[k][c];
-        hue /= Math.max(squares, 1e-6);
-        out.data[i + c] = 255 * ((0.12 + 0.88 * grey) * (1 - opacity) + hue * (0.7 + 0.3 * grey) * opacity);
-      }
-      out.data[i + 3] = 255;
-    }
-    return out;
+  // With `only`, of that factor alone.
+  function overlaid({picture, maps}, only) {
+    return nmfOverlaid(picture, maps, only === null ? [...Array(coloured).keys()] : [only], palette);
   }
 
   function tops({values, width, height}) {  // the largest value of each map

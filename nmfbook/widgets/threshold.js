@@ -12,20 +12,6 @@
     return Float64Array.from(new Uint16Array(bytes.buffer).subarray(k * area, (k + 1) * area), x => x / 65535);
   }
 
-  function enlarged(small) {  // bilinear, pixels being squares around their centres
-    const [height, width] = at.grid, [columns, rows] = at.size, large = new Float64Array(columns * rows);
-    const places = (count, size) => Array.from({length: count}, (_, i) => {
-      const place = Math.max(0, (i + 0.5) * size / count - 0.5), low = Math.min(Math.floor(place), size - 1);
-      return [low, Math.min(low + 1, size - 1), place - low];
-    });
-    const across = places(columns, width);
-    places(rows, height).forEach(([top, bottom, down], y) => across.forEach(([left, right, along], x) => {
-      const between = row => (1 - along) * small[row * width + left] + along * small[row * width + right];
-      large[y * columns + x] = (1 - down) * between(top) + down * between(bottom);
-    }));
-    return large;
-  }
-
   function prepare() {  // another factor or outline
     inside = new Uint8Array(at.size[0] * at.size[1]);
     let place = 0;
@@ -34,7 +20,8 @@
       if (i % 2 == 0) inside.fill(1, place, place + (runs[i + 1] ?? Infinity));
     });
     const small = values();
-    steps = Uint16Array.from(enlarged(small), x => Math.ceil(x * view.steps));  // thresholds that a pixel exceeds
+    const [height, width] = at.grid;
+    steps = Uint16Array.from(nmfEnlarged({values: small, width, height}, ...at.size), x => Math.ceil(x * view.steps));  // thresholds that a pixel exceeds
     const both = new Float64Array(view.steps + 1), either = new Float64Array(view.steps + 1);
     const whole = inside.reduce((a, b) => a + b);
     steps.forEach((count, i) => { (inside[i] ? both : either)[count]++; });
@@ -46,7 +33,7 @@
     }
     line.setAttribute('points', curve.map((iou, t) => `${t},${1 - iou}`).join(' '));
 
-    [map.height, map.width] = at.grid;
+    Object.assign(map, {width, height});
     paint(map, [...small].map(x => [...color().map(c => c * x), 255]));
     map.setAttribute('aria-label', `${at.name}: map of factor ${k + 1}, ${at.grid.join(' by ')} positions`);
     for (const button of buttons) button.setAttribute('aria-pressed', button.dataset.k == k);

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nmfbook.widgets.compression import APPROXIMATE, Network, compression, survivors
+from nmfbook import figures
+from nmfbook.widgets.compression import Network, compression, survivors
 from nmfcore.compression import accuracy_curve
 
 RNG = np.random.default_rng(0)
@@ -114,7 +115,7 @@ def test_texts_are_escaped():
     assert "P<CA>" not in html and "a &lt; b" in html and not re.search(r"https?://(?!www\.w3\.org)", html)
 
 
-@pytest.mark.parametrize("method", APPROXIMATE)
+@pytest.mark.parametrize("method", figures.METHODS)
 def test_survivors_are_those_that_the_curve_counts(method):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3))
