@@ -3,6 +3,7 @@
 It can be stopped at any moment: a training goes on from its last epoch, and a result is written in one step.
 """
 
+import json
 import os
 import platform
 import re
@@ -80,27 +81,41 @@ class Runner:
             experiment(name)
         self.origin = {"code": source_hash()[:16], "commit": commit(), **_machine(device)}
 
-    def entry(self, name: str, job) -> Entry:
-        """Train and measure one job; training goes on from where it was interrupted."""
-        module, folder = experiment(name), self.cache / "weights" / name / f"{key(job)}-v{experiment(name).TRAINING}"
-        begin, spent = time.process_time(), folder / "cpu_seconds"
-        before = float(spent.read_text()) if spent.exists() else 0.0
+    def trained(self, name: str, job):
+        """What a job trains, from where it was interrupted; CPU seconds and devices are noted beside it."""
+        module, folder = experiment(name), self._folder(name, job)
+        notes, begin = _notes(folder), time.process_time()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            trained = module.train(job, folder, device=self.device)
+            return module.train(job, folder, device=self.device)
         finally:
-            training = before + time.process_time() - begin
-            files.save_text(f"{training:.0f}", spent)
+            notes["seconds"] += time.process_time() - begin
+            notes["devices"] = sorted({*notes["devices"], self.origin["device"]})
+            files.save_text(json.dumps(notes), folder / "notes.json")
+
+    def entry(self, name: str, job) -> Entry:
+        """Train and measure one job."""
+        module, trained = experiment(name), self.trained(name, job)
         begin = time.process_time()
         measurements = rounded(module.measure(job, trained, device=self.device), DIGITS)
-        seconds = {"training": round(training), "measuring": round(time.process_time() - begin)}
+        notes = _notes(self._folder(name, job))
+        seconds = {"training": round(notes["seconds"]), "measuring": round(time.process_time() - begin)}
         if hasattr(trained, "sha256"):
             origin = {"source": trained.source, "sha256": trained.sha256}
         else:
             origin = data.load(job.data, getattr(job, "per_class", None), self.device).provenance
-        provenance = {"data": origin, **self.origin, "cpu_seconds": seconds,
+        elsewhere = {"trained_on": notes["devices"]} if notes["devices"] != [self.origin["device"]] else {}
+        provenance = {"data": origin, **self.origin, **elsewhere, "cpu_seconds": seconds,
                       "date": time.strftime("%Y-%m-%d", time.gmtime())}
         return Entry(name, asdict(job), versions(name), measurements, provenance)
+
+    def _folder(self, name, job):
+        return self.cache / "weights" / name / f"{key(job)}-v{experiment(name).TRAINING}"
+
+
+def _notes(folder):
+    file = folder / "notes.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": 0.0, "devices": []}
 
 
 class TimeIsUp(BaseException):

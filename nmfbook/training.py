@@ -11,7 +11,7 @@ No augmentation: the thesis mentions none. It does not print learning rates or s
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -169,18 +169,62 @@ def updates(model: nn.Module, steps: torch.optim.Optimizer, images: torch.Tensor
     layout = torch.channels_last if images.dim() == 4 else torch.contiguous_format
     total = torch.zeros(2, device=images.device)  # read once, at the end: reading it makes a GPU wait
     count = 0
-    for batch in batches:
+
+    def gradients(batch):
         target = labels[batch]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(images[batch].contiguous(memory_format=layout))
             loss = nn.functional.cross_entropy(logits, target)
         steps.zero_grad()
         loss.backward()
-        steps.step()
-        total += torch.stack([loss.detach() * len(batch), (logits.detach().argmax(1) == target).sum()])
-        count += len(batch)
+        total.add_(torch.stack([loss.detach() * len(batch), (logits.detach().argmax(1) == target).sum()]))
+
+    with _replayed(gradients, model, images.device) as gradients_of:
+        for batch in batches:
+            gradients_of(batch)
+            steps.step()
+            count += len(batch)
     loss, right = (total.double() / count).tolist()
     return loss, right
+
+
+_EAGER = 3  # batches before one is captured: libraries choose their algorithms in the first
+
+
+@contextmanager
+def _replayed(function: Callable[[torch.Tensor], None], model: nn.Module,
+              device: torch.device) -> Iterator[Callable[[torch.Tensor], None]]:
+    """A function of a batch that sets the gradients; on a GPU, batches as long as the first replay a CUDA graph of it.
+
+    A small network is otherwise bound by the launches of its kernels.
+    """
+    if device.type != "cuda":
+        yield function
+        return
+    stream, seen, graph, written, place = torch.cuda.Stream(device), 0, None, [], None
+
+    def call(batch):
+        nonlocal seen, graph, written, place
+        seen += 1
+        if place is None:
+            place = batch.clone()
+        if seen <= _EAGER or len(batch) != len(place):
+            function(batch)
+            return
+        if graph is None:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                function(place)
+            written = [parameter.grad for parameter in model.parameters()]
+        place.copy_(batch)
+        graph.replay()
+        for parameter, gradient in zip(model.parameters(), written, strict=True):
+            parameter.grad = gradient  # a batch of another length has put others there
+
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield call
+    torch.cuda.current_stream(device).wait_stream(stream)
 
 
 def _check(images, labels, what):
