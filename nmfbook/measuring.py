@@ -82,12 +82,16 @@ class Runner:
         self.origin = {"code": source_hash()[:16], "commit": commit(), **_machine(device)}
 
     def trained(self, name: str, job):
-        """What a job trains, from where it was interrupted; CPU seconds and devices are noted beside it."""
+        """What a job trains, from where it was interrupted; until it is done, CPU seconds and devices are noted."""
         module, folder = experiment(name), self._folder(name, job)
         notes, begin = _notes(folder), time.process_time()
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        if notes["done"]:
             return module.train(job, folder, device=self.device)
+        try:
+            trained = module.train(job, folder, device=self.device)
+            notes["done"] = True
+            return trained
         finally:
             notes["seconds"] += time.process_time() - begin
             notes["devices"] = sorted({*notes["devices"], self.origin["device"]})
@@ -115,7 +119,8 @@ class Runner:
 
 def _notes(folder):
     file = folder / "notes.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seconds": 0.0, "devices": []}
+    begin = {"seconds": 0.0, "devices": [], "done": False}
+    return begin | json.loads(file.read_text(encoding="utf-8")) if file.exists() else begin
 
 
 class TimeIsUp(BaseException):

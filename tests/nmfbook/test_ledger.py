@@ -14,11 +14,11 @@ import psutil
 import pytest
 import tiny
 
-from nmfbook import files, interrupts, ledger
+from nmfbook import files, interrupts, ledger, ledger_page
 from nmfbook.__main__ import main
 from nmfbook.auditing import audit
 from nmfbook.ledger import Entry, Refused, key, read, text_of
-from nmfbook.measuring import measure
+from nmfbook.measuring import Runner, measure
 
 TINY = Path(tiny.__file__)
 PATIENCE = 240  # seconds that a process of a few may take on a busy machine
@@ -185,6 +185,16 @@ def test_killed_nothing_is_lost_but_the_running_epoch(book, moment):
     assert start("measure").wait(PATIENCE) == 0
     assert len(results(book)) == 4 and all(len(done) == tiny.EPOCHS for done in epochs(book).values())
     assert all(epochs(book)[name][:len(done)] == done for name, done in before.items())
+
+
+def test_an_entry_says_where_its_network_was_trained(book):
+    elsewhere, here = Runner("cpu"), Runner("cpu")
+    elsewhere.origin["device"] = "a GPU"
+    elsewhere.trained("tiny", tiny.Job())
+    entry = here.entry("tiny", tiny.Job())
+    assert entry.provenance["device"] == "CPU" and entry.provenance["trained_on"] == ["a GPU"]
+    assert "trained on a GPU" in ledger_page.table([entry])
+    assert "trained_on" not in here.entry("tiny", tiny.Job(seed=1)).provenance
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -14,7 +14,7 @@ from torch import nn
 from nmfbook import training
 from nmfbook.architectures import memorization_network
 from nmfbook.datasets import labeled_images, randomized_labels
-from nmfbook.training import History, accuracy, one_thread, train
+from nmfbook.training import History, accuracy, one_thread, prepared, train, updates
 
 data = labeled_images("digits", per_class=20)
 x, y = data.inputs(), data.labels
@@ -303,3 +303,18 @@ def test_on_cuda(tmp_path):
     model = memorization_network("cifar10", shape=(1, 8, 8))
     assert train(model, x, labels, epochs=200, **options).converged
     assert accuracy(model, x.cuda(), labels.cuda()) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_replayed_graph_gives_the_gradients_of_its_batch(monkeypatch):
+    """In float64 but for the order of sums; a batch of another length comes between."""
+    batches = [batch.cuda() for batch in torch.randperm(len(x)).split(20)]
+    batches = [*batches[:5], batches[5][:7], *batches[6:]]
+    weights = []
+    for eager in (2, len(batches)):
+        monkeypatch.setattr(training, "_EAGER", eager)
+        model = memorization_network("cifar10", shape=(1, 8, 8)).double()
+        steps = prepared(model, x.double(), "sgd", 0.01, device="cuda")
+        updates(model, steps, x.double().cuda(), y.cuda(), batches)
+        weights.append(torch.nn.utils.parameters_to_vector(model.parameters()))
+    torch.testing.assert_close(*weights)
