@@ -81,9 +81,9 @@ def table(measured: list[Entry]) -> str:
     lines = []
     for entry in measured:
         origin = entry.provenance
+        device = ", ".join([origin["device"], *(f"trained on {name}" for name in origin.get("trained_on", []))])
         cells = [f"<code>{escape(entry.key)}</code>", *(escape(_text(entry.job.get(name))) for name in fields),
-                 f"{sum(origin['cpu_seconds'].values()):,}", escape(", ".join([origin["device"], *(
-                     f"trained on {name}" for name in origin.get("trained_on", []))])), escape(origin.get("commit", ""))]
+                 f"{sum(origin['cpu_seconds'].values()):,}", escape(device), escape(origin.get("commit", ""))]
         lines.append(f'<tr id="{anchor(entry)}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     head = "".join(f"<th>{name}</th>" for name in ("job", *fields, "CPU seconds", "device", "commit"))
     return (f'<table class="dataframe" tabindex="0"><thead><tr>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
