@@ -1,6 +1,7 @@
 (() => {
-  const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view);
+  const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view), state = nmfState('support');
   const [choice, grid, words, list] = ['select', '.grid', 'p', 'ul'].map(name => box.querySelector(name));
+  const first = choice.value;
   const bits = x => { let n = 0; for (; x; x &= x - 1) n++; return n; };
 
   function rank(A) {  // Bareiss: every intermediate value is a minor of A, hence an integer
@@ -122,6 +123,7 @@
     M[button.dataset.i][button.dataset.j] ^= 1;
     choice.value = '';
     draw();
+    remember();
   };
   grid.onkeydown = event => {
     const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
@@ -138,9 +140,27 @@
       const row = button.dataset.of == 'row', grow = +button.dataset.add > 0;
       choice.value = '';
       load(row ? grow ? [...M, M[0].map(() => 0)] : M.slice(0, -1) : M.map(r => grow ? [...r, 0] : r.slice(0, -1)));
+      remember();
     };
   });
-  choice.onchange = () => load(view.examples[choice.value]);
+  choice.onchange = () => {
+    load(view.examples[choice.value]);
+    remember();
+  };
+
+  function remember() {  // the name of an example, or the reader's own matrix, row by row
+    const name = choice.value;
+    state.set({example: name == first || !name ? null : name, rows: name ? null : M.map(row => row.join('')).join('.')});
+  }
+
+  function arrive() {
+    const name = state.get('example'), rows = state.get('rows', '').split('.');
+    const good = rows.length <= 7 && rows.every(row => /^[01]{1,7}$/.test(row) && row.length == rows[0].length);
+    choice.value = good ? '' : Object.hasOwn(view.examples, name) ? name : first;
+    load(good ? rows.map(row => [...row].map(Number)) : view.examples[choice.value]);
+  }
+
+  state.onarrival(arrive);
   Object.assign(box, {solve, load});
-  load(view.examples[choice.value]);
+  arrive();
 })();

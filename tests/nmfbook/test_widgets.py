@@ -321,6 +321,47 @@ def test_the_editor_obeys_mouse_and_keyboard(show_page):
         check_drawn(box.evaluate(DRAWN), *solve(np.array(EXAMPLES[name], dtype=int)))
 
 
+def address(box):
+    return box.page.evaluate("location.hash")
+
+
+def test_the_address_holds_the_editors_matrix(show_page):
+    box = show_page(editor()).locator(".nmf-support")
+    box.get_by_role("button", name="row 1, column 2").click()
+    assert address(box) == "#support.rows=110.010.001"
+    for key in ("ArrowDown", "ArrowDown", "Space"):
+        box.page.keyboard.press(key)
+    assert address(box) == "#support.rows=110.010.011"
+    box.get_by_role("button", name="add a column").press("Enter")
+    assert address(box) == "#support.rows=1100.0100.0110"
+    M = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]])
+    shared = show_page(editor(), address=address(box)).locator(".nmf-support")
+    check_drawn(shared.evaluate(DRAWN), *solve(M))
+    assert shared.locator("select").input_value() == ""
+
+    box.locator("select").select_option("a row")
+    assert address(box) == "#support.example=a+row"
+    shared = show_page(editor(), address=address(box)).locator(".nmf-support")
+    check_drawn(shared.evaluate(DRAWN), *solve(np.array([[1, 0]])))
+    assert shared.locator("select").input_value() == "a row"
+    box.locator("select").select_option("identity")  # as at first
+    assert address(box) == ""
+    box.page.evaluate("location.hash = 'support.rows=11.10'")
+    box.page.wait_for_function("document.querySelectorAll('.grid button').length == 4")
+    check_drawn(box.evaluate(DRAWN), *solve(np.array([[1, 1], [1, 0]])))
+    box.page.get_by_role("link", name="down").click()
+    check_drawn(box.evaluate(DRAWN), *solve(np.array([[1, 1], [1, 0]])))
+
+
+@pytest.mark.parametrize("hash", [
+    "#end", "#support.rows=", "#support.rows=12.11", "#support.rows=110.11", "#support.rows=11111111",
+    "#support.rows=1.1.1.1.1.1.1.1", "#support.rows=1..1", "#support.example=none", "#support.example=toString"])
+def test_the_editor_takes_no_other_address(show_page, hash):
+    box = show_page(editor(), address=hash).locator(".nmf-support")
+    check_drawn(box.evaluate(DRAWN), *solve(np.eye(3, dtype=int)))
+    assert box.locator("select").input_value() == "identity" and address(box) == hash
+
+
 def test_the_editor_keeps_to_its_sizes(show_page):
     box = show_page(editor()).locator(".nmf-support")
     box.locator("select").select_option("a row")
@@ -351,8 +392,9 @@ def test_views_stand_side_by_side_and_reach_the_page_late(show_page):
         }
         document.body.append(host);
     }""", editor().data + simplex(RAYS, caption="c").data)
-    check_drawn(page.locator(".nmf-support").nth(2).evaluate(DRAWN), *solve(np.eye(3, dtype=int)))
-    assert page.locator(".nmf-simplex").nth(2).locator("output").inner_text() == "30"
+    late = page.locator(".nmf-support").nth(2)  # as the address says by then
+    check_drawn(late.evaluate(DRAWN), *solve(1 - np.eye(6, dtype=int)))
+    assert page.locator(".nmf-simplex").nth(2).locator("output").inner_text() == "0"
 
 
 RAYS = np.array([[3, 0, 1, 0.2], [0, 1, 1, 0.5], [0.1, 0, 0.5, 2]])
@@ -467,6 +509,58 @@ def test_the_handles_follow_mouse_finger_and_keys(show_page):
     for kind, at in (("Start", path[:1]), *(("Move", [point]) for point in path), ("End", [])):
         touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": [dict(x=x, y=y) for x, y in at]})
     assert box.evaluate("box => box.points.a") == pytest.approx([0.1, 0.3, 0.6], abs=0.03)
+
+
+def test_the_address_holds_the_triangle(show_page):
+    view = simplex(RAYS, concentrations=(0, 0.5, 10), caption="rays")
+
+    def opened(hash=""):
+        return show_page(view, address=hash).locator(".nmf-simplex")
+
+    def state(box):
+        return box.evaluate("box => [box.querySelector('output').value, box.points, "
+                            "box.querySelector('[type=checkbox]').checked]")
+
+    box = opened()
+    mouse, start = box.page.mouse, state(box)
+    activation, sample = box.get_by_role("slider", name="activation"), box.get_by_role("slider", name="sample")
+    corners = np.array([middle(corner) for corner in box.locator("svg > circle").all()])
+    box.locator("[type=range]").press("End")
+    assert address(box) == "#simplex.kappa=10"
+    mouse.move(*middle(activation))
+    mouse.down()
+    mouse.move(*(np.array([0.1, 0.6, 0.3]) @ corners), steps=3)
+    assert address(box) == "#simplex.kappa=10", "browsers allow few changes a second"
+    mouse.up()
+    kappa, a = re.fullmatch(r"#simplex\.kappa=(\d+)&simplex\.a=(\d+-\d+-\d+)", address(box)).groups()
+    assert kappa == "10" and [int(w) for w in a.split("-")] == pytest.approx([100, 600, 300], abs=10)
+    shared = opened(address(box))
+    assert state(shared) == state(box) and (read(shared) == read(box)).all()
+
+    box.get_by_role("checkbox").press("Space")
+    assert address(box).endswith(f"{a}&simplex.z=150-250-600")
+    sample.focus()
+    box.page.keyboard.press("Shift+ArrowLeft")
+    assert not address(box).endswith("150-250-600")
+    shared = opened(address(box))
+    assert state(shared) == state(box) and (read(shared) == read(box)).all()
+    assert near(read(shared), expected(RAYS, *state(box)[1].values(), 10))
+    box.get_by_role("checkbox").uncheck()
+    assert address(box) == f"#simplex.kappa=10&simplex.a={a}"
+
+    box.page.evaluate("location.hash = 'simplex.kappa=0&simplex.z=1-0-0'")
+    box.page.wait_for_function("document.querySelector('output').value == '0'")
+    assert state(box) == ["0", {"a": start[1]["a"], "z": [1, 0, 0]}, True]
+    box.locator("[type=range]").press("ArrowRight")
+    box.get_by_role("checkbox").uncheck()
+    assert address(box) == "" and state(box) == [start[0], {"a": start[1]["a"], "z": [1, 0, 0]}, False]
+    for nonsense in ("#end", "#simplex.kappa=7", "#simplex.kappa=", "#simplex.a=0-0-0", "#simplex.a=1-2",
+                     "#simplex.z=1-2-x", "#simplex.a=-1-1-1"):
+        assert state(opened(nonsense)) == start, nonsense
+    box = opened("#end")
+    box.get_by_role("slider", name="activation").focus()
+    box.page.keyboard.press("Tab")
+    assert address(box) == "#end", "nothing has been moved"
 
 
 @pytest.mark.parametrize("view", [editor(), simplex(RAYS, caption="Supports")])
