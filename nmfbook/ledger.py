@@ -20,7 +20,8 @@ from . import files
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger"
-EXPERIMENTS = ("early_stopping", "memorizing_networks", "generalization", "imagenet", "scale", "retrieval")
+EXPERIMENTS = ("early_stopping", "memorizing_networks", "generalization", "imagenet", "scale", "retrieval",
+               "memorized", "density")
 LARGEST = 6144  # bytes of a file
 
 
