@@ -22,11 +22,14 @@ from nmfcore import activations, compression, networks, stopping, visualization
 from nmfcore import cam as cam_module
 from nmfcore import feature_maps as feature_maps_module
 from nmfcore import heatmaps as heatmaps_module
+from nmfcore import importance as importance_module
 from nmfcore.activations import capture, relu_layers
 from nmfcore.cam import cam, grad_cam, predicted_grad_cam
 from nmfcore.compression import Curve, accuracy_curve, class_batches, mixed_batches
+from nmfcore.factorization import Factorization
 from nmfcore.feature_maps import feature_maps
 from nmfcore.heatmaps import Heatmaps, factorize, heatmaps
+from nmfcore.importance import importance, masked_logits, removal_curves
 from nmfcore.index import Index
 from nmfcore.precision import average_precision, average_precision_at
 from nmfcore.regularization import NMFPerturbation
@@ -45,6 +48,7 @@ with torch.random.fork_rng(devices=[]):
     MODEL = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 5, 3, padding=1), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1),
                                       flat=nn.Flatten(), head=nn.Linear(5, 4)))
     X, MAPS, ROWS = torch.randn(4, 3, 8, 8), torch.rand(4, 5, 6, 6), [torch.rand(2, 5) for _ in range(4)]
+    PARTS_OF = Factorization(torch.rand(4 * 64, 2), torch.rand(2, 5))
 Y = torch.arange(4)
 MANY = [(X.repeat(20, 1, 1, 1), Y.repeat(20))]
 
@@ -94,6 +98,12 @@ FUNCTIONS = {
     grad_cam: dict(model=MODEL, images=X, classes=1, layer="relu", channels=None, skip=0, output=None, preprocess=None,
                    batch_size=16),
     predicted_grad_cam: dict(tail=MODEL[2:], features=MAPS, top=2, output=None, batch_size=8),
+    masked_logits: dict(model=MODEL, layer="relu", inputs=X, factors=PARTS_OF, masks=torch.eye(2), channels=None,
+                        skip=0, output=None, batch_size=None),
+    importance: dict(model=MODEL, layer="relu", inputs=X, factors=PARTS_OF, of="logit", exact=1, draws=2,
+                     channels=None, skip=0, output=None, batch_size=None),
+    removal_curves: dict(model=MODEL, layer="relu", inputs=X, factors=PARTS_OF, scores=torch.rand(4, 2), classes=Y,
+                         channels=None, skip=0, output=None, batch_size=None),
     visualize: dict(model=MODEL, directions=torch.rand(2, 5), layer="relu", preprocess=lambda x: x, channels=None,
                     skip=0, side=32, steps=1, objective="cosine"),
     responses: dict(model=MODEL, images=X, directions=torch.rand(2, 5), layer="relu", channels=None, skip=0,
@@ -144,8 +154,8 @@ PARTS = {"replaced", "resumed", "reflection_padding", "against_negatives", "mapp
 
 def test_every_function_that_takes_a_model_is_tried():
     names = {function if isinstance(function, str) else function.__qualname__ for function in FUNCTIONS}
-    for module in (activations, cam_module, compression, feature_maps_module, heatmaps_module, networks, stopping,
-                   training, visualization):
+    for module in (activations, cam_module, compression, feature_maps_module, heatmaps_module, importance_module,
+                   networks, stopping, training, visualization):
         for name, thing in vars(module).items():
             if name.startswith("_") or not callable(thing) or getattr(thing, "__module__", "") != module.__name__:
                 continue
