@@ -1,7 +1,7 @@
 """What makes activations dense, residual connections or batch normalization, C4.1.
 
 The thesis (section 4.3.1) finds fewer zeros in ResNet-50 than in VGG-19, nearly as many in VGG with batch
-normalization, and concludes that residual connections make the difference. Here four networks differ in these two alone.
+normalization, and concludes that residual connections make the difference. Here four differ in these two alone.
 """
 
 from collections import OrderedDict
@@ -61,6 +61,8 @@ class Block(nn.Module):
         def layer(*sizes, **options):
             convolution = nn.Conv2d(*sizes, bias=not normalized, **options)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
             return nn.Sequential(convolution, nn.BatchNorm2d(units)) if normalized else convolution
 
         self.first = nn.Sequential(layer(channels, units, 3, stride=stride, padding=1), nn.ReLU())
