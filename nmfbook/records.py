@@ -11,15 +11,19 @@ the reproduction page and `data/records/` read it:
 import ast
 import csv
 import hashlib
+import io
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape, unescape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -110,14 +114,24 @@ def used(*, device: str = "cpu", **sources) -> None:
     display(Markdown("\n".join(["This page was computed from", "", *lines])))
 
 
-def table(*lines: Sequence) -> None:
-    """Show lines of cells, HTML or numbers, the first of them the header; on a narrow screen the table scrolls."""
+def table(*lines: Sequence, file: str = "") -> None:
+    """Show lines of cells, HTML or numbers, the first of them the header; on a narrow screen the table scrolls.
+
+    file: a name under which it is also given as CSV, as long tables are.
+    """
     from IPython.display import HTML, display
 
     head, *body = (f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in line)}</tr>"
                    for tag, line in zip(["th", *["td"] * len(lines)], lines, strict=False))
+    link = ""
+    if file:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [unescape(re.sub("<[^>]*>", "", str(cell))) for cell in line] for line in lines)
+        link = (f'<p><a download="{escape(file)}.csv" href="data:text/csv;charset=utf-8,{quote(text.getvalue())}">'
+                f'{escape(file)}.csv</a></p>')
     display(HTML(f'<div style="overflow-x:auto"><table class="dataframe" tabindex="0"><thead>{head}</thead>'
-                 f'<tbody>{"".join(body)}</tbody></table></div>'))
+                 f'<tbody>{"".join(body)}</tbody></table></div>{link}'))
 
 
 def thesis(table: str, **match: str) -> list[dict[str, str]]:

@@ -1,9 +1,12 @@
 """Numbers with provenance: what is glued comes back, and nothing half-written or misnamed is accepted."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import sys
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import nbclient
@@ -102,6 +105,17 @@ def test_a_table(monkeypatch):
     root = ElementTree.fromstring(shown[0])
     cells = [[(cell.tag, "".join(cell.itertext())) for cell in line] for line in root.iter("tr")]
     assert cells == [[("th", "p"), ("th", "AuC")], [("td", "0"), ("td", "0.5")], [("td", "1"), ("td", "–")]]
+    assert root.find(".//a") is None
+
+
+def test_a_table_is_also_given_as_csv(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(thing.data))
+    records.table(("<i>p</i>, share", "AuC &lt; 1"), (0, "50 %"), ('<a href="#x">"a"</a>', "–"), file="curves")
+    link = ElementTree.fromstring(f"<div>{shown[0]}</div>").find("./p/a")
+    kind, _, text = link.get("href").partition(",")
+    assert kind == "data:text/csv;charset=utf-8" and link.get("download") == link.text == "curves.csv"
+    assert list(csv.reader(io.StringIO(unquote(text)))) == [["p, share", "AuC < 1"], ["0", "50 %"], ['"a"', "–"]]
 
 
 def test_what_a_chapter_reports_is_collected():
