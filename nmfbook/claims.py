@@ -15,6 +15,7 @@ from pathlib import Path
 ANSWERS = ("holds", "fails", "undecided")
 VERDICTS = ("reproduced", "holds at smaller scale", "mixed", "contradicted", "fails at smaller scale", "undecided",
             "shown", "not tested", "measured")
+OURS = "ours"  # the row of claims that are this book's own, not the thesis's
 
 
 def verdict(answers: Sequence[str], *, protocol_met: bool) -> str:

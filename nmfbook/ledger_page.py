@@ -9,7 +9,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from .claims import Judgment, judge
+from .claims import OURS, Judgment, judge
 from .ledger import EXPERIMENTS, Entry, entries, experiment
 from .records import Record
 from .records import table as show_table
@@ -43,7 +43,7 @@ def page(ledger: Path, judgments: list[Judgment], recorded: list[Record]) -> str
     lines = [HEAD]
     for name in EXPERIMENTS:
         module, measured = experiment(name), entries(name, ledger)
-        of_row = sorted({judgment.claim.row for judgment in judgments if judgment.claim.experiment == name})
+        of_row = sorted({judgment.claim.row for judgment in judgments if judgment.claim.experiment == name} - {OURS})
         lines += [f"({target(name)})=", f"## {name.replace('_', ' ').capitalize()}", "",
                   " ".join((module.__doc__ or "").split("\n\n")[0].split()), ""]
         if of_row:

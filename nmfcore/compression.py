@@ -67,7 +67,8 @@ class Curve:
         >>> accuracy = torch.tensor([[0.1, 0.8, 1.0, 1.0]])  # of one batch
         >>> error = torch.tensor([[[1.0, 0.3, 0.0, 0.0]]])
         >>> norm, baseline = torch.ones(1, 1, 4), torch.ones(1)
-        >>> curve = Curve((0, 1, 2, 4), accuracy, error, norm, baseline, limit=2, unconverged=0)
+        >>> right = torch.rand(10, 4) < accuracy  # of its ten samples
+        >>> curve = Curve((0, 1, 2, 4), accuracy, error, norm, baseline, limit=2, unconverged=0, right=right)
         >>> round(curve.auc, 4), round(curve.limit_auc, 4)
         (0.8375, 0.675)
     """
@@ -80,6 +81,7 @@ class Curve:
     #: rank from which approximations are exact; the width where they never are (k-means with fewer centroids than rows)
     limit: int
     unconverged: int  #: NMF problems that stopped at the limit of iterations
+    right: Tensor  #: (samples, R) bool, whether each sample is classified right; those of one batch behind another
 
     @property
     def width(self) -> int:
@@ -256,7 +258,7 @@ def accuracy_curve(model: nn.Module, layers: LayerName | Sequence[LayerName], in
     return Curve(curves[0].ranks, torch.cat([curve.accuracy for curve in curves]),
                  torch.cat([curve.error for curve in curves], 1), torch.cat([curve.norm for curve in curves], 1),
                  torch.cat([curve.baseline for curve in curves]), curves[0].limit,
-                 sum(curve.unconverged for curve in curves))
+                 sum(curve.unconverged for curve in curves), torch.cat([curve.right for curve in curves]))
 
 
 def _batches(inputs, labels):
@@ -373,16 +375,18 @@ class _Experiment:
         if missing:
             raise ValueError(f"the forward pass did not reach {', '.join(missing)}")
         check_labels(self.labels, scores.shape[1])
-        return outputs[0], shapes, self._accuracy(check_finite(scores))
+        return outputs[0], shapes, self._accuracy(self._right(check_finite(scores)))
 
     def _logits(self):
         return logits(run(self.model, self.inputs), len(self.inputs), output=self.output, least=2)
 
-    def _accuracy(self, scores):
-        """(batches,) of logits (n, classes)."""
-        finite = torch.isfinite(scores).all(1)
-        right = ((scores.argmax(1) == self.labels) & finite).double().split(self.sizes)
-        return torch.stack([batch.mean() for batch in right]).cpu()
+    def _right(self, scores):
+        """(samples,) bool of logits (samples, classes)."""
+        return ((scores.argmax(1) == self.labels) & torch.isfinite(scores).all(1)).cpu()
+
+    def _accuracy(self, right):
+        """(batches, ...) of (samples, ...)."""
+        return torch.stack([batch.double().mean(0) for batch in right.split(self.sizes)])
 
     def curve(self, ranks, past):
         self.first, self.shapes, baseline = self._look(past)
@@ -403,7 +407,7 @@ class _Experiment:
                 raise ValueError(f"rank {rank!r} must be an integer from 0 to {width}, the width of "
                                  f"{', '.join(self.names)}")
         ranks = sorted({0, limit, width, *map(int, ranks)})
-        accuracy, errors, norms = [], [], []
+        right, errors, norms = [], [], []
         first, *others = self.names
         matrices = self._matrices(self.first)
         for rank, approximation in zip(ranks, self._approximations(first, matrices, ranks), strict=True):
@@ -413,12 +417,13 @@ class _Experiment:
                 changes[name] = self._change(
                     name, marks, lambda A, name=name, rank=rank: next(self._approximations(name, A, [rank])))
             with replaced(self.model, changes):
-                accuracy.append(self._accuracy(self._logits()))
+                right.append(self._right(self._logits()))
             error, norm = zip(*marks, strict=True)
             errors.append(torch.stack(error))
             norms.append(torch.stack(norm))
-        return Curve(tuple(ranks), torch.stack(accuracy, 1), torch.stack(errors, 2), torch.stack(norms, 2),
-                     baseline, limit, self.unconverged)
+        rights = torch.stack(right, 1)  # (samples, R)
+        return Curve(tuple(ranks), self._accuracy(rights), torch.stack(errors, 2), torch.stack(norms, 2),
+                     baseline, limit, self.unconverged, rights)
 
     def _change(self, name, marks, approximate: Callable[[Tensor], Tensor]):
         """What a layer's output becomes; notes its error and norm."""

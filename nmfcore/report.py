@@ -28,7 +28,7 @@ class Report:
         >>> from nmfcore.compression import Curve
         >>> accuracy = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 1.0]])  # (classes, ranks)
         >>> error, norm, baseline = torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(2)
-        >>> curve = Curve((0, 1, 2), accuracy, error, norm, baseline, limit=2, unconverged=0)
+        >>> curve = Curve((0, 1, 2), accuracy, error, norm, baseline, limit=2, unconverged=0, right=accuracy > 0)
         >>> report = Report(("conv1",), (0, 1), (50, 50), {"conv1": curve})
         >>> report.auc.tolist(), report.score, report.accuracy
         ([[0.875, 0.625]], 0.75, 1.0)

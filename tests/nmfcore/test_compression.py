@@ -261,11 +261,11 @@ def test_the_default_ranks_rise_by_half_and_by_20_at_most():
 def test_area_and_auc_by_hand():
     accuracy = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.2, 0.2]])
     nothing = torch.zeros(1, 2, 3)
-    curve = Curve((0, 1, 3), accuracy, nothing, nothing, torch.ones(2), 1, 0)
+    curve = Curve((0, 1, 3), accuracy, nothing, nothing, torch.ones(2), 1, 0, accuracy > 0.5)
     assert area(accuracy, (0, 1, 3)).tolist() == pytest.approx([0.25 + 1.5, 0.6])
     assert curve.auc == pytest.approx((1.75 + 0.6) / 2 / 3) and curve.width == 3
     assert curve.limit_auc == pytest.approx((0.25 + 0.2) / 2)
-    perfect = Curve((0, 2, 9), torch.ones(4, 3), nothing, nothing, torch.ones(4), 2, 0)
+    perfect = Curve((0, 2, 9), torch.ones(4, 3), nothing, nothing, torch.ones(4), 2, 0, torch.ones(4, 3) > 0)
     assert perfect.auc == perfect.limit_auc == 1
 
 
