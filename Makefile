@@ -50,9 +50,10 @@ book: $(STAMP)  ## run the chapters that changed and build the site: _build/html
 test: lint  ## build the book, then run every test, the notebooks once more among them
 	@$(RUN) test --device "$$DEVICE" --seed "$$SEED"
 
-lint: $(STAMP)  ## check style and types of the Python files
+lint: $(STAMP)  ## check style and types of the Python files, and the scripts of the views
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+	@$(BIN)/oxlint nmfbook/widgets
 
 chapter: $(STAMP)  ## run one chapter: CHAPTER=heatmaps
 	@$(RUN) execute $(GIVEN) $$CHAPTER
