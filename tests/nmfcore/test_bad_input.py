@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nmfbook import training
-from nmfcore import activations, compression, networks, stopping, visualization
+from nmfcore import activations, compression, memorized, networks, stopping, visualization
 from nmfcore import cam as cam_module
 from nmfcore import feature_maps as feature_maps_module
 from nmfcore import heatmaps as heatmaps_module
@@ -31,6 +31,7 @@ from nmfcore.feature_maps import feature_maps
 from nmfcore.heatmaps import Heatmaps, factorize, heatmaps
 from nmfcore.importance import importance, masked_logits, removal_curves
 from nmfcore.index import Index
+from nmfcore.memorized import compression_scores, neighbor_scores
 from nmfcore.precision import average_precision, average_precision_at
 from nmfcore.regularization import NMFPerturbation
 from nmfcore.report import Report, memorization_report
@@ -86,6 +87,9 @@ FUNCTIONS = {
                          output=None, batch_size=None),
     memorization_report: dict(model=MODEL, loader=MANY, layers=["relu"], classes=4, samples=20, channels=None, skip=0,
                               output=None, batch_size=None),
+    compression_scores: dict(model=MODEL, layers="relu", inputs=X, labels=Y, draws=1, size=2, ranks=[2], method="nmf",
+                             channels=None, skip=0, output=None, batch_size=None),
+    neighbor_scores: dict(features=MAPS, labels=Y, k=2, of=Y),
     "EarlyStopping": dict(model=MODEL, layers="relu", inputs=X, labels=Y, ranks=[2], channels=None, skip=0, output=None,
                           batch_size=None, radius=1),
     class_batches: dict(labels=Y, size=2), mixed_batches: dict(labels=Y, size=2, count=2),
@@ -155,7 +159,7 @@ PARTS = {"replaced", "resumed", "reflection_padding", "against_negatives", "mapp
 def test_every_function_that_takes_a_model_is_tried():
     names = {function if isinstance(function, str) else function.__qualname__ for function in FUNCTIONS}
     for module in (activations, cam_module, compression, feature_maps_module, heatmaps_module, importance_module,
-                   networks, stopping, training, visualization):
+                   memorized, networks, stopping, training, visualization):
         for name, thing in vars(module).items():
             if name.startswith("_") or not callable(thing) or getattr(thing, "__module__", "") != module.__name__:
                 continue
