@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -81,7 +82,7 @@ def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:
 
 
 def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
-    """AUROC of each score, layer by layer, and of logistic models of several scores together."""
+    """AUROC of each score layer by layer, averaged over layers, and in logistic models of several scores together."""
     given = data.load(job.data, network(job).per_class, device)
     model, labels = trained.model, trained.labels
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(job.seed))
@@ -107,6 +108,8 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     return {"changed": changed.mean(), "layers": layers, "block": block,
             "auroc": {name: [roc_auc_score(changed, column) for column in values.T]
                       for name, values in columns.items()},
+            "averaged": {title: roc_auc_score(changed, averaged([columns[name] for name in names])) for title, names in
+                         {"neighbors": ["neighbors"], "nmf": ["nmf"], "neighbors, nmf": ["neighbors", "nmf"]}.items()},
             "neighbors in the whole set": {name: roc_auc_score(changed, values) for name, values in whole.items()},
             "together": {title: together([columns[name] for name in names], changed, job.seed)
                          for title, names in sets.items()}}
@@ -163,6 +166,11 @@ def confident_scores(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
     adjusted += thresholds.max()
     adjusted /= adjusted.sum(1, keepdims=True)
     return -adjusted[np.arange(len(own)), own]
+
+
+def averaged(scores: list[np.ndarray]) -> np.ndarray:
+    """(n,) mean place in the order by each of some scores [(n, layers), ...], each a mean over its layers."""
+    return np.mean([rankdata(values.mean(1)) for values in scores], axis=0)
 
 
 def together(scores: list[np.ndarray], changed: np.ndarray, seed: int) -> float:
