@@ -21,7 +21,7 @@ from . import files
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger"
 EXPERIMENTS = ("early_stopping", "memorizing_networks", "generalization", "imagenet", "scale", "retrieval",
-               "memorized", "density")
+               "memorized", "density", "importance", "where")
 LARGEST = 6144  # bytes of a file
 
 

@@ -76,16 +76,17 @@ def digits(seed: int, device: str = "cpu") -> Subject:
                    f"{100 * float(right):.0f} %")
 
 
-def photographs(device: str = "cpu", *, download: bool = False) -> Subject:
-    """SqueezeNet, and twenty validation photographs of each class of ImageNet in the data folder."""
-    model, preprocess = pretrained("squeezenet1_1", download=download)
+def photographs(device: str = "cpu", *, network: str = "squeezenet1_1", download: bool = False) -> Subject:
+    """A network of NETWORKS, and twenty validation photographs of each class of ImageNet in the data folder."""
+    model, preprocess = pretrained(network, download=download)
     root = data_folder()
     if root is None:
         raise FileNotFoundError("NMFCORE_DATA names no folder; photographs of ImageNet are read from its imagenet/val")
     folders = sorted((root / "imagenet" / "val").iterdir())
     groups = {folder.name: preprocess(read_images(sorted(folder.glob("*"))[:20], size=(SIDE, SIDE)))
               for folder in folders}
-    return Subject("SqueezeNet, ImageNet", model.eval().to(device), NETWORKS["squeezenet1_1"][1], groups,
+    label, layer = NETWORKS[network]
+    return Subject(f"{label}, ImageNet", model.eval().to(device), layer, groups,
                    f"{sum(map(len, groups.values()))} photographs of {len(groups)} classes, ImageNet, validation")
 
 
