@@ -1,4 +1,4 @@
-"""Time to a given error: nmfcore beside scikit-learn, torchnmf, nmf-torch and multiplicative updates, in one run.
+"""Time to a given error: nmfcore beside scikit-learn, torchnmf, nmf-torch, overcomplete and RcppML, in one run.
 
     python benchmarks/nmf.py                     a few minutes: one matrix of 3200 × 512, three ranks
     python benchmarks/nmf.py --full --record     every case, hours; keeps data/records/nmf_benchmark.json
@@ -7,12 +7,14 @@
 single  Every method starts from the same factors and gets growing iteration budgets, the methods taking turns. Compared
         is the time to come within some per cent of the lowest error that any of them found.
 sweep   26 ranks of 10 matrices of 800 × 512: `nmf(A, ranks)`, warm and cold, beside scikit-learn's defaults in a loop.
+defaults  Each package as it is called by default, once, beside the time in which `nmf` comes to the same error.
 batch   64 matrices of 1400 × 512 at K = 4: one call beside loops over torchnmf and over scikit-learn's defaults.
 cost    How the time of one iteration grows with N, M, K and the batch.
 
 Data: activations of VGG-19 after conv5_4 on ImageNet photographs where NMFCORE_DATA holds them, else those of the
-embedded student network on crops of the photographs inside scikit-image and scikit-learn. torchnmf and nmf-torch are
-left out where they are not installed (`pip install .[bench]`). Times are medians over repeats, of the processor where
+embedded student network on crops of the photographs inside scikit-image and scikit-learn. What is not installed is left
+out: torchnmf, nmf-torch and overcomplete (`pip install .[bench]`), RcppML (an R package, called through Rscript and
+timed inside it, on the sparse matrix that it is made for). Times are medians over repeats, of the processor where
 one thread works, else of the clock; compilation happens before, untimed, and its duration is printed. Subnormal
 numbers, which the multiplicative updates produce in masses and most CPUs are slow at, count as zero for all methods
 (`--subnormals` keeps them). Errors are measured outside the timed region, from the residual, summed in float64. Nothing
@@ -25,7 +27,10 @@ import functools
 import io
 import os
 import platform
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -143,6 +148,51 @@ def methods(A, K, only=("",)):
             **({"torchnmf": Method(run_torchnmf)} if torchnmf else {}),
             **({"nmf-torch, HALS": Method(run_nmf_torch)} if hals else {})}
     return {name: method for name, method in found.items() if name == OURS or any(part in name for part in only)}
+
+
+@functools.cache
+def overcomplete():
+    """The class NMF of the package, or None."""
+    try:
+        import matplotlib
+
+        # overcomplete 0.3 asks for a function that matplotlib 3.9 has moved.
+        matplotlib.cm.get_cmap = matplotlib.colormaps.get_cmap
+        from overcomplete import NMF
+    except ImportError as error:
+        print(f"overcomplete is left out: {error}; pip install .[bench]")
+        return None
+    return NMF
+
+
+RCPPML = """
+suppressMessages({library(Matrix); library(RcppML)})
+a <- commandArgs(TRUE); n <- as.integer(a[2]); m <- as.integer(a[3]); k <- as.integer(a[4])
+A <- Matrix(matrix(readBin(file.path(a[1], "A"), "numeric", n * m), n, m), sparse = TRUE)
+setRcppMLthreads(as.integer(a[5]))
+for (turn in seq_len(as.integer(a[6]))) {
+  begin <- proc.time()[["elapsed"]]; fit <- nmf(A, k, verbose = FALSE, seed = 1)
+  cat(proc.time()[["elapsed"]] - begin, "\n")
+}
+writeBin(as.vector(fit$w %*% diag(fit$d, k)), file.path(a[1], "U")); writeBin(as.vector(fit$h), file.path(a[1], "V"))
+"""
+
+
+def rcppml(A, K, options):
+    """Seconds of the repeats, U and V; None where R or the package is not there."""
+    if not shutil.which("Rscript"):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        np.asfortranarray(A.cpu().double().numpy()).T.tofile(f"{folder}/A")
+        run = subprocess.run(["Rscript", "-e", RCPPML, folder, *map(str, (*A.shape, K, options.threads,
+                                                                          options.repeats))],
+                             capture_output=True, text=True)
+        if run.returncode:
+            print(f"RcppML is left out: {run.stderr.strip().splitlines()[-1]}")
+            return None
+        U, V = (torch.from_numpy(np.fromfile(f"{folder}/{name}").reshape(shape).T.copy()).to(A)
+                for name, shape in (("U", (K, len(A))), ("V", (A.shape[1], K))))
+    return [float(line) for line in run.stdout.split()], (U, V)
 
 
 @functools.cache
@@ -313,6 +363,37 @@ def sweep(options, keep):
           f"{ratio(loop, cold)}")
 
 
+def defaults(options, keep):
+    batch, about = matrices(options, 1, *SHAPES[options.rows[0]])
+    A, dense = batch[0], batch[0].cpu().numpy()
+
+    def ours(K):
+        found = nmf(A, K)
+        return found.U, found.V
+
+    print("each with its own start and stopping rule, and nmfcore from its own start to the same error")
+    for K in options.ranks or (5, 20, 100):
+        nmf(A, K, max_iter=2)
+        calls = {OURS: functools.partial(ours, K),
+                 "scikit-learn": lambda K=K: non_negative_factorization(dense, n_components=K)[:2]}
+        if NMF := overcomplete():
+            calls["overcomplete"] = lambda K=K: NMF(K, device=A.device.type).fit(A.clone())
+        runs = {}
+        for name, call in calls.items():
+            timings = [timed(A.device, call) for _ in range(options.repeats)]
+            runs[name] = [seconds for seconds, _ in timings], timings[0][1]
+        if fit := rcppml(A, K, options):
+            runs["RcppML"] = fit
+        results = {}
+        for name, (times, (U, V)) in runs.items():
+            seconds, error = float(np.median(times)), float(relative_error(A, torch.as_tensor(U), torch.as_tensor(V)))
+            needed = to_error(batch, K, error * (1 + options.slack / 100), 1, options) if name != OURS else seconds
+            results[name] = {"seconds": seconds, "error": error, "needed": needed}
+            print(f"  K = {K:3}, {name:13} {seconds:8.3f} s, error {error:.4f}; nmfcore to this error: "
+                  f"{needed or np.nan:.4f} s, {ratio(seconds, needed)}")
+        keep(f"defaults/{A.shape[0]}x{A.shape[1]}/K={K}", about | {"slack": options.slack, "methods": results})
+
+
 def batch(options, keep):
     A, about = matrices(options, 64, 20, 112, 160)
     K, arrays, (torchnmf, _) = 4, list(A.cpu().numpy()), peers()
@@ -376,7 +457,7 @@ def cost(options, keep):
         keep(f"cost/{name}", about | {"points": points})
 
 
-CASES = {"single": single, "sweep": sweep, "batch": batch, "cost": cost}
+CASES = {"single": single, "sweep": sweep, "defaults": defaults, "batch": batch, "cost": cost}
 
 
 def stacked(factors):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_a_method_that_resumes_does_not_care_where_it_is_interrupted(bench, matr
         if method.resumes:
             errors = [float(bench.relative_error(matrix, *factors)) for factors in (whole, parts)]
             assert errors[0] == pytest.approx(errors[1], rel=1e-3), name
+
+
+@pytest.mark.skipif(not shutil.which("Rscript"), reason="no R")
+def test_rcppml_gives_the_factors_of_our_matrix(bench, matrix):
+    fit = bench.rcppml(matrix, 3, Namespace(threads=1, repeats=2))
+    if fit is None:
+        pytest.skip("RcppML is not installed")
+    seconds, (U, V) = fit
+    assert len(seconds) == 2 and U.shape == (60, 3) and V.shape == (3, 40) and min(U.min(), V.min()) >= 0
+    assert float(bench.relative_error(matrix, U, V)) == pytest.approx(float(bench.nmf(matrix, 3).error), rel=0.05)
 
 
 def test_relative_error_is_that_of_the_residual(bench, matrix):

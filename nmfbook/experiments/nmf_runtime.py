@@ -133,6 +133,25 @@ def ratios(races: Mapping[str, Mapping]) -> list[list[str]]:
     return [["", *names], *body]
 
 
+def by_default(calls: Mapping[str, Mapping]) -> list[list[str]]:
+    """Default calls, as multiples of the time in which `nmf` comes to the same error; that error behind: a table.
+
+    calls: the benchmark's entries such as `defaults/3200x512/K=5`.
+    """
+    names = dict.fromkeys(name for entry in calls.values() for name in entry["methods"] if name != OURS)
+    body = []
+    for name in names:
+        cells = []
+        for entry in calls.values():
+            call = entry["methods"].get(name)
+            cells.append("–" if not call or not call["needed"] else
+                         f"{call['seconds'] / call['needed']:.0f} × ({call['error']:.3f})".replace(" ", "\u00a0"))
+        body.append([name, *cells])
+    own = [entry["methods"][OURS] for entry in calls.values()]
+    body.append([f"{OURS}, its own default", *(f"{call['seconds']:.2g}\u00a0s ({call['error']:.3f})" for call in own)])
+    return [["", *(f"K = {key.rpartition('=')[2]}" for key in calls)], *body]
+
+
 def subnormal_share(A: torch.Tensor, K: int, flush: bool, *, seed: int = 0) -> tuple[float, float]:
     """Share of entries of U and V that are subnormal after 200 multiplicative updates, and the error.
 
