@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision import ops
 
+from ._optional import needed_by
 from .activations import to_matrix
 from .factorization import kmeans
 from .feature_maps import Maps
@@ -25,6 +27,8 @@ Masks = Tensor | Sequence[Tensor]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max: the first and last pixel, both inside
 
 THRESHOLD, MERGE = 0.75, 0.2  # section 4.3.2
+SURE = (0.3, 2.5)  # of a mask's level, where GrabCut takes background or foreground for granted
+CUTS = 1  # of its rounds; more change little
 
 
 # --- from heatmaps to masks ---------------------------------------------------------------------------------
@@ -55,15 +59,86 @@ def binarize(maps: Maps, sizes: Sequence[tuple[int, int]], *, threshold: float =
         >>> binarize(maps, [(4, 4)])[0].int().tolist()
         [[[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]]
     """
+    level = _level(maps, sizes, threshold)[:, None, None]
+    return [_resized(each, size) > level for each, size in zip(maps, sizes, strict=True)]
+
+
+def _level(maps, sizes, threshold):
+    """(K,) above which a position of each factor is foreground."""
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold={threshold} is a probability; take one from 0 up to, but not, 1")
     if len(sizes) != len(maps) or len(maps) == 0:
         raise ValueError(f"{len(sizes)} sizes for {len(maps)} images; pass one (H, W) per image, n ≥ 1")
     positions = sum(each.shape[1] * each.shape[2] for each in maps)
-    mean = torch.stack([each.double().sum((1, 2)) for each in maps]).sum(0) / positions  # (K,)
-    least = -math.log1p(-threshold) * mean[:, None, None]
-    return [interpolate(each[None], size=tuple(size), mode="bilinear", align_corners=False)[0] > least
-            for each, size in zip(maps, sizes, strict=True)]
+    return -math.log1p(-threshold) * torch.stack([each.double().sum((1, 2)) for each in maps]).sum(0) / positions
+
+
+def refine(maps: Maps, photographs: Sequence[Tensor], *, threshold: float = THRESHOLD, side: int = 160) -> list[Tensor]:
+    """Masks of a set whose edges are those of the photographs: n × (K, H_i, W_i) bool, by GrabCut (Rother et al. 2004).
+
+    It begins with the mask of `binarize`. Where a map is below SURE[0] or above SURE[1] times the level of that mask,
+    background or foreground is taken for granted; elsewhere the colours of both decide, and the edges between them.
+    Where a map leaves nothing to decide, the mask stays as it is.
+
+    Args:
+        maps: n × (K, h, w) ≥ 0, of any scale.
+        photographs: n × (3, H_i, W_i) RGB in [0, 1].
+        threshold: as for `binarize`.
+        side: of the copies that are cut, the shorter one in pixels; more take longer.
+
+    Raises:
+        ValueError: as `binarize`, and photographs of another kind.
+        ModuleNotFoundError: the package opencv-python-headless, of the extra "grabcut", is not installed.
+
+    Example:
+        >>> photograph = torch.zeros(3, 60, 60)
+        >>> photograph[0, 20:40, 10:50] = 1  # a red bar
+        >>> maps = torch.zeros(1, 1, 6, 6)
+        >>> maps[0, 0, 2:4, 2:4] = 1  # found in part
+        >>> bar = photograph[0] > 0.5
+        >>> int(binarize(maps, [(60, 60)])[0].sum()), bool((refine(maps, [photograph], side=60)[0][0] == bar).all())
+        (436, True)
+    """
+    with needed_by("segmentation.refine", "grabcut"):
+        import cv2
+
+    sizes = []
+    for i, photograph in enumerate(photographs):
+        if not (isinstance(photograph, Tensor) and photograph.is_floating_point() and photograph.dim() == 3
+                and len(photograph) == 3 and bool(((photograph >= 0) & (photograph <= 1)).all())):
+            raise ValueError(f"photograph {i} is not a floating tensor (3, H, W) of RGB in [0, 1]; divide bytes by 255 "
+                             "and do not preprocess")
+        sizes.append(tuple(photograph.shape[1:]))
+    if side < 1:
+        raise ValueError(f"side={side} is the shorter side of a copy in pixels; take at least 1")
+    level = _level(maps, sizes, threshold)
+    masks = []
+    for each, photograph, size in zip(maps, photographs, sizes, strict=True):
+        small = [max(1, round(length * side / min(size))) for length in size]
+        copy = interpolate(photograph[None], size=small, mode="bilinear", antialias=True)[0].clamp(0, 1)
+        colours = (255 * copy).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        heat = _resized(each, small)
+        cut = torch.stack([_cut(cv2, colours, (one / bar).cpu().numpy()) if bar > 0 else (one > bar).cpu()
+                           for one, bar in zip(heat, level, strict=True)])
+        masks.append(_resized(cut.float(), size) > 0.5)
+    return masks
+
+
+def _cut(cv2, colours, heat):
+    """(H, W) bool by GrabCut, from bytes (H, W, 3) and a map (H, W) whose mask lies above 1."""
+    guess = np.select([heat < SURE[0], heat > SURE[1], heat > 1], [cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_FGD],
+                      cv2.GC_PR_BGD).astype(np.uint8)
+    inside = np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if inside.any() and not inside.all():
+        cv2.setRNGSeed(0)  # of the clusters that the colours begin with
+        cv2.grabCut(colours, guess, None, np.zeros((1, 65)), np.zeros((1, 65)), CUTS, cv2.GC_INIT_WITH_MASK)
+        inside = np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return torch.from_numpy(inside)
+
+
+def _resized(maps, size):
+    """(K, H, W) by bilinear interpolation."""
+    return interpolate(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
 
 
 def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) -> Maps:
@@ -110,19 +185,28 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
     return normalized(torch.stack(maps) if isinstance(features, Tensor) else maps)
 
 
-def multi_scale(small: Maps, large: Maps) -> list[Tensor]:
-    """Maps of a set from photographs of two sizes: n × (K, h, w), their sum on the grid of `large`.
+def multi_scale(*maps: Maps) -> list[Tensor]:
+    """Maps of a set from photographs of several sizes, or from several networks: n × (K, h, w), their sum.
 
     Args:
-        small, large: n × (K, ·, ·) ≥ 0 of the same factors. Each is first brought to mean one over the set.
+        maps: each n × (K, ·, ·) ≥ 0 of the same factors, brought to mean one over the set. The sum is on the grid of
+            the last.
+
+    Raises:
+        ValueError: no maps.
 
     Example:
         >>> multi_scale(torch.rand(1, 2, 7, 7), torch.rand(1, 2, 14, 14))[0].shape
         torch.Size([2, 14, 14])
     """
-    scale = [1 / max(float(torch.cat([each.flatten() for each in maps]).mean()), 1e-12) for maps in (small, large)]
-    return [scale[0] * interpolate(coarse[None], size=fine.shape[1:], mode="bilinear", align_corners=False)[0]
-            + scale[1] * fine for coarse, fine in zip(small, large, strict=True)]
+    if not maps:
+        raise ValueError("no maps to add; pass those of each size, the largest last")
+    sums = [torch.zeros_like(each) for each in maps[-1]]
+    for coarse in maps:
+        scale = 1 / max(float(torch.cat([each.flatten() for each in coarse]).mean()), 1e-12)
+        sums = [total + scale * interpolate(each[None], size=total.shape[1:], mode="bilinear", align_corners=False)[0]
+                for total, each in zip(sums, coarse, strict=True)]
+    return sums
 
 
 def _principal(features):

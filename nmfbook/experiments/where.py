@@ -38,3 +38,320 @@ SPLIT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "boxes": {"choosing": ("aeroplane_left", "boat_left", "horse_left"),
               "measured": ("bicycle_right", "bus_right", "motorbike_right")},
     "digits": {"choosing": ("0", "1", "2", "3", "4"), "measured": ("5", "6", "7", "8", "9")}}
+BEAM = "beam"  # a part of the gymnasts' outlines that is no gymnast
+LABELS = {"vgg19": "VGG-19", "resnet50": "ResNet-50", "vgg19+resnet50": "both networks", "squeezenet1_1": "SqueezeNet",
+          "student": "student", "": "no network"}
+NETWORKS = ("vgg19", "resnet50", "vgg19+resnet50")
+SIDES = ("224", "448", "224+448")  # of photographs, the shorter one in pixels; maps of two sizes are added
+METHODS = ("nmf", "pca", "kmeans")  # of `single_maps`; of NMF as many factors as the thesis takes of a network
+CENTRE = 0.7  # of half a side: the standard deviation of a Gaussian by which maps may be multiplied
+SIDE = 128  # of the copies that GrabCut sees
+
+
+@dataclass(frozen=True)
+class Rule:
+    """From maps to masks: whether the middle of a photograph counts for more, the threshold, GrabCut or not."""
+
+    threshold: float
+    centred: bool = False
+    cut: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.threshold:g}" + ", centred" * self.centred + ", GrabCut" * self.cut
+
+
+PLAIN = Rule(0.75)  # that of the chapters
+WHOLE = Rule(0.0)  # everything where a map is positive
+RULES = (Rule(0.6), PLAIN, Rule(0.85), Rule(0.75, centred=True), Rule(0.6, cut=True), Rule(0.75, cut=True),
+         Rule(0.6, centred=True, cut=True))
+
+
+@dataclass(frozen=True)
+class Job:
+    """All rules for one kind of maps, on all sets."""
+
+    data: str
+    network: str  # "a+b": the maps of both, added; "": none
+    sides: str
+    method: str  # of `single_maps`; "centre" and "whole" need no network
+    seed: int = 0
+    precision: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Sets of photographs with outlines or boxes."""
+
+    sets: Mapping[str, Any]  # of `annotated`
+    source: str
+    sha256: str
+
+
+def jobs() -> list[Job]:
+    """Digits on made backgrounds first; then photographs of 224 pixels, both sizes together, and the larger alone."""
+    digits = [Job("digits", "student", "96", method, precision="float32") for method in METHODS]
+    both = ("masks", "boxes")
+    peers = [Job(data, "", "", method) for data in both for method in ("whole", "centre")]
+    first, larger, largest = ([Job(data, network, sides, method) for method, network, data in
+                               product(METHODS, NETWORKS, both)] for sides in (SIDES[0], SIDES[2], SIDES[1]))
+    sums = [Job(data, "vgg19", sides, "channel_sum") for sides, data in product(SIDES, both)]
+    small = [Job(data, network, sides, method) for network, sides, method, data in
+             product(("squeezenet1_1", "student"), SIDES, METHODS, both)]
+    return [*digits, *peers, *first, *larger, *largest, *sums, *small]
+
+
+def needs(job: Job, device: str) -> str | None:
+    """What is missing for a job, or None."""
+    if job.data == "digits":
+        return None
+    folder = data_folder()
+    wanted = {"masks": ("voc2010_coseg/masks", "image_sets/icoseg"), "boxes": ("VOCdevkit/VOC2007",)}[job.data]
+    weights = [f"weights/{name}*.safetensors" for name in job.network.split("+") if name not in ("", "student")]
+    for name in (*wanted, *weights):
+        if folder is None or not any(folder.glob(name)):
+            return f"{job.data} ({name} in NMFCORE_DATA)"
+    return None
+
+
+def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:
+    """Trains nothing: the photographs. Feature maps are kept in the user's cache."""
+    return photographs(job.data)
+
+
+@lru_cache(maxsize=3)
+def photographs(data: str) -> Photos:
+    """All sets of one kind of data, in the order of `SPLIT`."""
+    from .. import annotated
+
+    names = [name for part in SPLIT[data].values() for name in part]
+    digest = hashlib.sha256()
+    sets: dict[str, Any]
+    if data == "digits":
+        sets = {name: scenes(int(name)) for name in names}
+        for pictures in sets.values():
+            digest.update(torch.stack(pictures.pictures).numpy().tobytes())
+    else:
+        aside = SPLIT[data].get("kept aside", ())
+        sets = {name: annotated.voc_boxes(name) if data == "boxes" else
+                annotated.parts(name) if name in aside else annotated.masked_set(name) for name in names}
+        for photographs_of_set in sets.values():
+            for file in photographs_of_set.files:
+                digest.update(file.read_bytes())
+    count = sum(len(one.sizes) for one in sets.values())
+    source = {"masks": f"{count} photographs of 14 classes, VOC 2010 co-segmentation, and of 2 sets of iCoseg",
+              "boxes": f"{count} photographs of 6 groups, PASCAL07-6x2 (VOC 2007)",
+              "digits": f"{count} digits of scikit-learn on made backgrounds"}[data]
+    return Photos(sets, source, digest.hexdigest())
+
+
+def scenes(digit: int, count: int = 6):
+    """Pictures of one digit in a colour of its own, somewhere on a background of coloured noise, with its outline."""
+    from ..annotated import Crops
+
+    given = load_digits()
+    shapes = torch.from_numpy(given.images[given.target == digit][:count] / 16).float()
+    generator = torch.Generator().manual_seed(digit)
+    pictures, masks = [], []
+    for shape in shapes:
+        coarse = torch.rand(1, 3, 12, 16, generator=generator)
+        picture = 0.3 + 0.4 * interpolate(coarse, size=(96, 128), mode="bicubic", align_corners=False)[0]
+        picture += 0.05 * torch.randn(3, 96, 128, generator=generator)
+        large = interpolate(shape[None, None], size=(56, 56), mode="bilinear", align_corners=False)[0, 0] > 0.5
+        top, left = (int(torch.randint(space, (1,), generator=generator)) for space in (40, 72))
+        mask = torch.zeros(1, 96, 128, dtype=torch.bool)
+        mask[0, top:top + 56, left:left + 56] = large
+        colour = torch.rand(3, 1, 1, generator=generator).round()
+        pictures.append(torch.where(mask, colour, picture).clamp(0, 1))
+        masks.append(mask)
+    return Crops(tuple(masks), tuple(pictures), ("digit",), f"{count} scenes with the digit {digit}")
+
+
+# --- from photographs to masks and boxes ------------------------------------------------------------------
+
+
+def measure(job: Job, photos: Photos, *, device: str = "cpu") -> dict:
+    """{rule: Jaccard index of each set in thousandths}, or, where there are boxes, {rule: hits of each, "0110…"}."""
+    found: dict[str, list] = {}
+    for name, one in photos.sets.items():
+        maps, colours = maps_of(job, name, one, device), list(one.images(SIDE))
+        for rule in RULES if job.method != "whole" else (WHOLE,):
+            masks = masks_of(maps, colours, one.sizes, rule)
+            found.setdefault(rule.name, []).append(hits(masks, one.boxes) if job.data == "boxes" else
+                                                   round(1000 * float(iou(masks, outlines(one)))))
+    return found
+
+
+def maps_of(job: Job, name: str, one: Any, device: str = "cpu") -> list[Tensor]:
+    """n × (1, h, w): what a job says of the photographs of a set."""
+    if job.method in ("centre", "whole"):
+        grid = [(max(2, round(14 * H / min(H, W))), max(2, round(14 * W / min(H, W)))) for H, W in one.sizes]
+        return [window(*size)[None] if job.method == "centre" else torch.ones(1, *size) for size in grid]
+    maps = [single_maps(features(network, int(side), name, one, job.precision, device), job.method,
+                        rank=rank_of(network), seed=job.seed)
+            for side, network in product(job.sides.split("+"), job.network.split("+"))]
+    return multi_scale(*maps)
+
+
+def rank_of(network: str) -> int:
+    """How many factors NMF takes of a network's maps, one of them the object."""
+    from .. import backbones  # with it comes pooch, which a machine that measures may lack
+
+    return backbones.RANKS[network]
+
+
+def features(network: str, side: int, name: str, one: Any, precision: str, device: str):
+    """Feature maps of a set; of photographs on disk they are kept in a file."""
+    backbone = _backbone(network, precision, device)
+    return backbone.maps(one.images(side, backbone.preprocess), kept=f"{precision}-{side}-{name}")
+
+
+@lru_cache(maxsize=4)
+def _backbone(network, precision, device):
+    from .. import backbones
+
+    backbone = backbones.load(network, device=device)
+    backbone.model.to(getattr(torch, precision))
+    return backbone
+
+
+def window(H: int, W: int) -> Tensor:
+    """(H, W) a Gaussian in the middle, one at its peak."""
+    y, x = (torch.linspace(-1, 1, length) for length in (H, W))
+    return torch.exp(-(y[:, None] ** 2 + x ** 2) / (2 * CENTRE ** 2))
+
+
+def masks_of(maps: Sequence[Tensor], colours: Sequence[Tensor], sizes: Sequence[tuple[int, int]], rule: Rule
+             ) -> list[Tensor]:
+    """n × (1, H, W) bool of the given sizes. colours: n × (3, h, w) copies of the photographs."""
+    if rule.centred:
+        maps = [each * window(*each.shape[1:]).to(each) for each in maps]
+    if not rule.cut:
+        return binarize(maps, sizes, threshold=rule.threshold)
+    small = refine(maps, colours, threshold=rule.threshold, side=SIDE)
+    return [interpolate(mask[None].float(), size=size, mode="bilinear", align_corners=False)[0] > 0.5
+            for mask, size in zip(small, sizes, strict=True)]
+
+
+def outlines(one: Any) -> list[Tensor]:
+    """n × (1, H, W) bool: the object in each photograph of a set with outlines."""
+    kept = [i for i, part in enumerate(one.names) if part != BEAM]
+    return [masks[kept].any(0, keepdim=True) for masks in one]
+
+
+def hits(masks: Sequence[Tensor], truth: Sequence) -> str:
+    """A digit for each photograph: 1 where the box of its mask's largest part has an IoU of at least half with one."""
+    drawn = [box(mask[0]) for mask in masks]
+    return "".join(str(int(corners is not None and any(box_iou(corners, true) >= 0.5 for true in image)))
+                   for corners, image in zip(drawn, truth, strict=True))
+
+
+# --- claims -----------------------------------------------------------------------------------------------
+
+Choice = tuple[str, str, str, str]  # network, sides, method, rule
+ONE_FACTOR: Choice = ("vgg19", "224", "nmf", PLAIN.name)  # as the thesis takes it
+DDT: Choice = ("vgg19", "224", "pca", PLAIN.name)
+AIM = {"masks": 0.55, "boxes": 0.65}
+
+
+def table(measured: list, data: str) -> dict[Choice, dict[str, list]]:
+    """{choice: {set: [Jaccard index], or the hits of its photographs}} of entries."""
+    names = [name for part in SPLIT[data].values() for name in part]
+    found: dict[Choice, dict[str, list]] = {}
+    for entry in measured:
+        job = entry.job
+        if job["data"] == data:
+            for rule, values in entry.measurements.items():
+                choice = job["network"], job["sides"], job["method"], rule
+                found[choice] = {name: [value / 1000] if isinstance(value, int) else [int(hit) for hit in value]
+                                 for name, value in zip(names, values, strict=True)}
+    return found
+
+
+def mean(of_sets: Mapping[str, list], names: Sequence[str]) -> float:
+    """Mean Jaccard index, or CorLoc: the mean of the sets' means."""
+    return float(np.mean([np.mean(of_sets[name]) for name in names]))
+
+
+def chosen(choices: Mapping[Choice, Mapping[str, list]], data: str, method: str | None = None) -> Choice:
+    """The choice, of all or of one method, that is best where it may be chosen; of equal ones the first."""
+    return max((choice for choice in choices if method in (None, choice[2])),
+               key=lambda choice: mean(choices[choice], SPLIT[data]["choosing"]))
+
+
+def tables(data: str, *sides: str) -> Callable[[list], list]:
+    """A function of entries: [table], of the large networks at some sides, once all of its jobs are measured."""
+    wanted = {key(job) for job in jobs() if job.data == data and job.network in ("", *NETWORKS)
+              and job.method != "channel_sum" and job.sides in ("", *sides)}
+
+    def units(entries):
+        there = [entry for entry in entries if key(entry.job) in wanted]
+        return [table(there, data)] if len(there) == len(wanted) else []
+    return units
+
+
+def claims() -> list[Claim]:
+    """T4.2 and T4.3, ours: the rule chosen on half of the sets, on the other half."""
+    found = []
+    for data, row, what in (("masks", "T4.2", "Jaccard index"), ("boxes", "T4.3", "CorLoc")):
+        where = {"masks": "7 classes, VOC 2010", "boxes": "3 groups, VOC 2007"}[data]
+        scales = tuple(Scale(f"{where}, {text}", tables(data, *sides), (1,), None) for text, sides in
+                       (("224 and 448 pixels", SIDES), ("224 pixels", SIDES[:1])))
+
+        def claim(name, sentence, statistic, threshold=0.0, row=row, scales=scales):
+            return Claim(row, name, sentence, "where", statistic, scales, unit="set of rules", threshold=threshold)
+
+        found += [
+            claim("chosen over DDT", f"{what}: the chosen rule exceeds the first principal component of VGG-19",
+                  partial(_ahead, data, None, DDT)),
+            claim("chosen over one factor", f"{what}: the chosen rule exceeds one factor of VGG-19, the thesis's rule",
+                  partial(_ahead, data, None, ONE_FACTOR)),
+            claim("NMF over DDT", f"{what}: NMF exceeds the first principal component, a rule chosen for each",
+                  partial(_ahead, data, "nmf", "pca")),
+            claim("aim", f"{what}: the chosen rule exceeds {AIM[data]:g}", partial(_ahead, data, None, None),
+                  AIM[data])]
+    return found
+
+
+def _ahead(data, ours, other, units):
+    """By how much one choice exceeds another, or zero, where nothing was chosen.
+
+    Of masks the sets are drawn anew, of boxes the photographs of each.
+    """
+    choices, names = units[0], SPLIT[data]["measured"]
+    first = choices[chosen(choices, data, ours)]
+    second = choices[chosen(choices, data, other) if isinstance(other, str) else other] if other else None
+    gaps = [np.array(first[name], float) - (np.array(second[name]) if second else 0) for name in names]
+    if data == "masks":
+        return bootstrap(np.mean, np.concatenate(gaps))
+    return bootstrap(lambda *drawn: float(np.mean([each.mean() for each in drawn])), *gaps)
+
+
+def synthetic(kind: str) -> list[tuple[Job, dict]]:
+    """Made-up measurements on which every claim "holds", "fails" or is "undecided"."""
+    made = []
+    for job in jobs():
+        if job.data == "digits" or job.network not in ("", *NETWORKS) or job.method == "channel_sum":
+            continue
+        names = [name for part in SPLIT[job.data].values() for name in part]
+        entry = {}
+        for rule in RULES if job.method != "whole" else (WHOLE,):
+            best = (job.network, job.sides, job.method, rule.name) == ("resnet50", "224", "nmf", "0.6, GrabCut")
+            entry[rule.name] = [_made(kind, job.data, best, name in SPLIT[job.data]["choosing"], i)
+                                for i, name in enumerate(names)]
+        made.append((job, entry))
+    return made
+
+
+def _made(kind, data, best, choosing, i):
+    """Of the i-th set: one choice is best where it may be chosen, and elsewhere ahead, behind or neither."""
+    if choosing:
+        level = 0.7 if best else 0.5
+    elif kind == "undecided":
+        level = AIM[data] + (0 if data == "boxes" else 0.1 * (-1) ** i * (1 if best else -1))
+    else:
+        level = {"holds": (0.4, 0.9), "fails": (0.5, 0.3)}[kind][best]
+    if data == "masks":
+        return round(1000 * level)
+    ones = round(20 * level)
+    return "".join(np.roll(list("1" * ones + "0" * (20 - ones)), 7 * best))
