@@ -19,6 +19,7 @@ from torchvision.models import get_model_weights
 from nmfcore.activations import capture, replaced
 from nmfcore.cam import grad_cam
 from nmfcore.heatmaps import Heatmaps, factorize
+from nmfcore.importance import masked_logits, subsets
 from nmfcore.networks import Preprocess, classifies, data_folder, pretrained
 
 from ..architectures import memorization_network
@@ -176,14 +177,9 @@ def summary(by_class: Sequence[Pairs]) -> dict[str, list]:
 def measure_subsets(model: nn.Module, layer: str, image: Tensor, rank: int = K, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Maps (K, h, w) of one image (1, 3, H, W), factorized by itself, and probabilities (2^K, classes): in line i
     without those pairs k for which bit k of i is set."""
-    A = capture(model, layer, image)[layer]
-    heat = factorize(A, rank, seed=seed)
-    pairs = torch.einsum("kp,kc->kcp", located(heat)[:, 0], heat.factors.V).reshape(rank, *A.shape[1:])
-    ranks = torch.arange(rank, device=A.device)
-    gone = (torch.arange(2 ** rank, device=A.device)[:, None] >> ranks & 1).to(A)  # (2^K, K)
-    left = (A - torch.einsum("ik,kchw->ichw", gone, pairs)).clamp(min=0)
-    with torch.no_grad(), replaced(model, {layer: lambda _: left}):
-        return torch.as_tensor(heat.maps)[0], model(image).softmax(1)
+    heat = factorize(capture(model, layer, image)[layer], rank, seed=seed)
+    scores = masked_logits(model, layer, image, heat, subsets(rank))
+    return torch.as_tensor(heat.maps)[0], scores[:, 0].softmax(1)
 
 
 def network_of_photographs() -> tuple[str, nn.Module, Preprocess, str, Sequence[str]] | None:

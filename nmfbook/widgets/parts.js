@@ -8,15 +8,31 @@
   let photograph;
 
   const percent = p => `${(100 * p).toFixed(1)}\u00a0%`;
+  const points = p => {
+    const text = (100 * p).toFixed(1);
+    return text > 0 ? `+${text}` : text.replace('-', '−');
+  };
   const list = (items, last) => items.length > 1 ? `${items.slice(0, -1).join(', ')} ${last} ${items.at(-1)}` : items[0];
+
+  // Shapley values for the first answer, in probability: exact, as the answers without each subset are all there.
+  function shapley({maps, probabilities}) {
+    const rank = maps.length, first = probabilities[0].indexOf(Math.max(...probabilities[0]));
+    const factorial = n => n > 1 ? n * factorial(n - 1) : 1, bits = n => n && (n & 1) + bits(n >> 1);
+    return maps.map((_, k) => probabilities.reduce((sum, p, gone) => {
+      if (gone & 1 << k) return sum;
+      const missing = bits(gone), orders = factorial(missing) * factorial(rank - 1 - missing);
+      return sum + orders / factorial(rank) * (p[first] - probabilities[gone | 1 << k][first]);
+    }, 0));
+  }
 
   function open(name) {
     choice.value = name;
     photograph = view.photographs[name];
     away.clear();
     image.src = photograph.picture;
-    legend.innerHTML = photograph.maps.map((_, k) =>
-      `<button type="button" data-k="${k}"><i style="background:${view.colors[k]}"></i>part ${k + 1}</button>`).join('');
+    legend.innerHTML = shapley(photograph).map((value, k) =>
+      `<button type="button" data-k="${k}"><i style="background:${view.colors[k]}"></i>part ${k + 1} `
+      + `<small>${points(value)}</small></button>`).join('');
     bars.replaceChildren(...photograph.classes.flatMap(name => {
       const [label, track, now, change] = ['span', 'div', 'data', 'data'].map(tag => document.createElement(tag));
       label.textContent = name;
@@ -53,8 +69,7 @@
       told.value = now[c];
       told.textContent = percent(now[c]);
       change.value = now[c] - before[c];
-      const points = (100 * (now[c] - before[c])).toFixed(1);
-      change.textContent = gone.length ? (points > 0 ? `+${points}` : points.replace('-', '−')) : '';
+      change.textContent = gone.length ? points(now[c] - before[c]) : '';
     });
     const names = gone.map(k => k + 1), which = `${names.length > 1 ? 'parts' : 'part'} ${list(names, 'and')}`;
     picture.setAttribute('aria-label', `${choice.value} in grey, under the colours of the parts that are left: `

@@ -29,7 +29,8 @@ class Parted:
 def parts(photographs: Mapping[str, Parted], *, caption: str) -> HTML:
     """Photographs with parts to take away, and the probabilities of classes: an `IPython.display.HTML`.
 
-    The page computes nothing, it looks up: the probabilities are those of the forward passes that were made before.
+    The page looks up: the probabilities are those of the forward passes that were made before. From them it computes
+    the Shapley value of each part for the first answer, which stands beside the part.
     photographs: under the names the reader chooses them by; the first is shown at first. caption: HTML-free text.
     Raises ValueError unless there is a photograph, each with a name, a picture (H, W, 3) uint8, one to five maps with
     values in [0, 1], and for each subset of them a probability of each class, of which there is at least one.

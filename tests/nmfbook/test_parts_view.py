@@ -14,6 +14,7 @@ from nmfbook.experiments.pair_ablation import measure_subsets
 from nmfbook.widgets.parts import Parted, parts
 from nmfcore import nmf
 from nmfcore.heatmaps import overlay
+from nmfcore.importance import shapley_values
 
 RNG = np.random.default_rng(0)
 NASTY = "a <cat> & 'dog'"
@@ -48,6 +49,10 @@ def check(box, name, away=()):
     pressed = box.locator(".legend button").evaluate_all("buttons => buttons.map(b => b.ariaPressed)")
     assert pressed == [str(k + 1 not in away).lower() for k in range(rank)]
     assert box.get_by_role("button", name="all parts back").is_enabled() == bool(away)
+    first = photograph.probabilities[0].argmax()
+    shapley = shapley_values(torch.as_tensor(photograph.probabilities[:, first]))
+    values = [float(text.replace("−", "-")) for text in box.locator(".legend small").all_inner_texts()]
+    assert values == pytest.approx((100 * shapley).tolist(), abs=0.0511)
 
     labels, told = box.locator(".bars span"), box.locator(".bars data").all_inner_texts()
     assert labels.all_inner_texts() == list(photograph.classes)
