@@ -1,4 +1,4 @@
-"""A report on any trained classifier: which of its layers and classes need many parts."""
+"""A report on any trained classifier: which layers and classes need many parts, and whose labels fit no neighbour."""
 
 import textwrap
 from collections import defaultdict
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ._optional import needed_by
-from .activations import relu_layers
+from .activations import capture, relu_layers
 from .compression import Curve, accuracy_curve, powers_of_two, widths
-from .gate import LayerName, Output, check_channels, find_layers, unwrapped
+from .gate import LayerName, Output, check_channels, check_counts, find_layers, unwrapped
+from .memorized import neighbor_scores
 
 _LEAST = 20  # samples of a class from which a report is made
+_SIDE = 8  # positions of a map, along each of its axes, that neighbours are looked for by
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,21 @@ class Report:
         >>> accuracy = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.5, 1.0]])  # (classes, ranks)
         >>> error, norm, baseline = torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(2)
         >>> curve = Curve((0, 1, 2), accuracy, error, norm, baseline, limit=2, unconverged=0, right=accuracy > 0)
-        >>> report = Report(("conv1",), (0, 1), (50, 50), {"conv1": curve})
+        >>> places, neighbors = torch.arange(100), torch.linspace(0, 1, 100)
+        >>> report = Report(("conv1",), (0, 1), (50, 50), {"conv1": curve}, places, neighbors)
         >>> report.auc.tolist(), report.score, report.accuracy
         ([[0.875, 0.625]], 0.75, 1.0)
+        >>> report.suspects(2)  # (place, label, score)
+        [(99, 1, 1.0), (98, 1, 0.9898989796638489)]
     """
 
     layers: tuple[str, ...]  #: in the order in which they run
     classes: tuple[int, ...]  #: labels
     samples: tuple[int, ...]  #: of each class
     curves: dict[str, Curve]  #: of each layer, a batch for each class
+    places: Tensor  #: (n,) where the samples were in what the loader gave, class after class
+    #: (n,) share of their nearest neighbours among these samples that carry another label, averaged over layers
+    neighbors: Tensor
 
     @property
     def auc(self) -> Tensor:
@@ -54,6 +62,20 @@ class Report:
         """Of the network as it is, on these samples, averaged over classes."""
         return float(next(iter(self.curves.values())).baseline.mean())
 
+    def suspects(self, count: int = 10) -> list[tuple[int, int, float]]:
+        """Samples that are most likely memorized: (place in what the loader gave, label, score), the likeliest first.
+
+        The score is that of `neighbors`. The book compares it with compression, and others, on labels that were changed
+        (*Which examples are memorized?*).
+
+        Raises:
+            ValueError: a count below 1.
+        """
+        check_counts(count=count)
+        labels = [label for label, of_class in zip(self.classes, self.samples, strict=True) for _ in range(of_class)]
+        order = self.neighbors.argsort(descending=True, stable=True)[:count].tolist()
+        return [(int(self.places[i]), labels[i], float(self.neighbors[i])) for i in order]
+
     def __str__(self):
         auc = self.auc
         weakest, hardest = int(auc.mean(1).argmin()), int(auc.mean(0).argmin())
@@ -63,6 +85,8 @@ class Report:
             f"Mean AuC under NMF compression: {self.score:.3f}.",
             f"Layer that needs most parts for its width: {self.layers[weakest]} ({auc.mean(1)[weakest]:.3f}).",
             f"Class that needs most parts: {self.classes[hardest]} ({auc.mean(0)[hardest]:.3f}).",
+            "Samples whose neighbours disagree most with their label, by place in the loader: "
+            + ", ".join(f"{place} (label {label})" for place, label, _ in self.suspects(5)) + ".",
             "What this can tell: which of several networks memorizes more, if they have the same architecture, fit the "
             "same training samples equally well and are reported with the same settings; less AuC means more.",
             "What it cannot tell: whether a single network memorizes, as no value of AuC divides the two; anything "
@@ -131,7 +155,7 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
     """
     model = unwrapped(model)
     check_channels(channels, skip)
-    found = _samples_by_class(loader, classes, samples)
+    found, places = _samples_by_class(loader, classes, samples)
     inputs = [torch.stack(batch) for batch in found.values()]
     labels = [torch.full((len(batch),), label) for label, batch in found.items()]
     probe = torch.cat([batch[:2] for batch in inputs])
@@ -144,19 +168,37 @@ def memorization_report(model: nn.Module, loader: Iterable, *, layers: Sequence[
                                          channels=channels, skip=skip, output=output, batch_size=batch_size, tol=1e-2,
                                          seed=seed)
               for layer, width in zip(wanted, widths(model, wanted, probe[:1], channels, skip), strict=True)}
-    return Report(tuple(curves), tuple(found), tuple(map(len, inputs)), curves)
+    neighbors = torch.stack([_neighbors(model, layer.name, inputs, torch.cat(labels), channels, skip)
+                             for layer in wanted]).mean(0)
+    return Report(tuple(curves), tuple(found), tuple(map(len, inputs)), curves, torch.tensor(places), neighbors)
+
+
+def _neighbors(model, layer, inputs, labels, channels, skip):
+    """(n,) scores by a layer, whose maps are averaged over positions until they are small enough to be kept."""
+    features = []
+    for batch in inputs:
+        maps = capture(model, layer, batch, channels=channels, skip=skip)[layer].float()
+        sides = [min(side, _SIDE) for side in maps.shape[2:]]
+        pool = {1: nn.functional.adaptive_avg_pool1d, 2: nn.functional.adaptive_avg_pool2d,
+                3: nn.functional.adaptive_avg_pool3d}.get(len(sides))
+        features.append((pool(maps, sides) if pool else maps).flatten(1))
+    return neighbor_scores(torch.cat(features), labels, min(50, min(map(len, inputs)) // 2))
 
 
 def _samples_by_class(loader, classes, samples):
-    """{label: inputs} of the first classes in the loader that have enough samples, by label."""
+    """{label: inputs} of the first classes in the loader that have enough samples, by label, and their places."""
     if any(isinstance(count, bool) or not isinstance(count, Integral) for count in (samples, classes)) \
             or samples < _LEAST or classes < 2:
         raise ValueError(f"samples={samples}, classes={classes}: expected at least {_LEAST} samples of each of 2")
     found: defaultdict[int, list[Tensor]] = defaultdict(list)
+    places: defaultdict[int, list[int]] = defaultdict(list)
+    before = 0
     for inputs, labels in _pairs(loader):
-        for sample, label in zip(inputs, labels.tolist(), strict=True):
+        for place, (sample, label) in enumerate(zip(inputs, labels.tolist(), strict=True), before):
             if (label in found or len(found) < classes) and len(found[label]) < samples:
                 found[label].append(sample)
+                places[label].append(place)
+        before += len(labels)
         if len(found) == classes and all(len(of_class) == samples for of_class in found.values()):
             break
     counts = {label: len(of_class) for label, of_class in sorted(found.items())}
@@ -167,7 +209,7 @@ def _samples_by_class(loader, classes, samples):
     if len(shapes) > 1:
         raise ValueError(f"the loader gives samples of several sizes, {shapes[0]} and {shapes[-1]}; bring them to one, "
                          "for images by transforms.Resize((H, W))")
-    return {label: found[label] for label in enough}
+    return {label: found[label] for label in enough}, [place for label in enough for place in places[label]]
 
 
 def _pairs(loader):

@@ -15,6 +15,7 @@ from nmfbook.datasets import labeled_images, randomized_labels
 from nmfbook.training import train
 from nmfcore.activations import capture, evaluation_mode, relu_layers, resumed
 from nmfcore.compression import accuracy_curve
+from nmfcore.memorized import neighbor_scores
 from nmfcore.report import memorization_report
 
 matplotlib.use("agg")
@@ -197,6 +198,26 @@ def test_the_report_is_that_of_accuracy_curve(learned):
 def test_half_random_labels_have_the_lower_score(learned):
     scores = {p: memorization_report(model, loader(labels)).score for p, (model, labels) in learned.items()}
     assert scores[0.0] > scores[0.5] + 0.02
+
+
+def test_suspects_are_the_samples_whose_neighbors_disagree(learned):
+    model, labels = learned[0.5]
+    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    report = memorization_report(model, loader(labels[shuffled], x[shuffled]), layers=["fc1", "fc3"], samples=20)
+    places = shuffled[report.places]
+    assert labels[places].tolist() == [label for label in report.classes for _ in range(20)]
+    features = capture(model, ["fc1", "fc3"], x[places])
+    expected = sum(neighbor_scores(maps, labels[places], 10) for maps in features.values()) / 2
+    assert torch.equal(report.neighbors, expected)
+    suspects = report.suspects(60)
+    assert [score for _, _, score in suspects] == sorted(expected.tolist(), reverse=True)[:60]
+    assert all(labels[shuffled[place]] == label for place, label, _ in suspects)
+    wrong = (labels != y)[places]
+    assert torch.tensor([(labels != y)[shuffled[place]] for place, _, _ in suspects]).double().mean() > wrong.double(
+        ).mean() + 0.2
+    assert f"by place in the loader: {suspects[0][0]} (label {suspects[0][1]})," in " ".join(str(report).split())
+    with pytest.raises(ValueError, match="count=0 must be an integer"):
+        report.suspects(0)
 
 
 def test_the_model_is_left_as_it_was(learned):
