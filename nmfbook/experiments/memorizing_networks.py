@@ -5,7 +5,7 @@ Protocol of thesis sections 3.5.1 and 3.5.2: every network reaches training accu
 one for each class (by the label trained on) or ten mixed ones. Label randomization: Zhang et al. 2017.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -201,12 +201,22 @@ def seeds(levels: tuple[float, ...], unlearned: bool = False, **fields) -> Calla
 
 
 def at_scale(of: str, entries: list) -> tuple[str, list]:
-    """The scale of `SCALES` at which most networks of some data are measured, in words, and their entries."""
+    """The scale of `SCALES` at which most networks of some data are measured, in words, and those that learned."""
     label, measured = max(((label, of_size(entries, **fields)) for label, fields, _ in SCALES[of]),
                           key=lambda pair: len(pair[1]))
     counts = {p: sum(entry.job["p"] == p for entry in measured) for p in SIX}
     said = ", ".join(f"{count} at p = {p:g}" for p, count in counts.items() if count)
-    return f"{label}; networks: {said or 'none yet'}", [entry for entry in measured if learned(entry)]
+    networks = [entry for entry in measured if learned(entry)]
+    if len(networks) < len(measured):
+        said += f"; {len(measured) - len(networks)} of them did not learn their labels and are left out"
+    return f"{label}; networks: {said or 'none yet'}", networks
+
+
+def scales(sets: Mapping[str, tuple[str, list]]) -> str:
+    """What a caption says of {data: `at_scale`}: the scales of those that are measured, and which are not yet."""
+    missing = [of for of, (_, networks) in sets.items() if not networks]
+    return ". ".join([*(words for words, networks in sets.values() if networks),
+                      *(["Still being measured: " + ", ".join(missing)] if missing else [])]) + "."
 
 
 def claims() -> list[Claim]:

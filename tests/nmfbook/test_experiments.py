@@ -121,11 +121,16 @@ def test_figures_are_drawn_at_the_scale_of_which_most_is_measured():
     jobs = [job for job in memorizing_networks.jobs() if job.seed < 3 and job.p in (0, 0.8)]
     quarter, full = ([job for job in jobs if (job.data, job.width) == ("cifar10_jpeg", width)] for width in (1 / 4, 1))
     label, networks = memorizing_networks.at_scale("CIFAR-10", measured(quarter + full[:2]))
-    assert label == "CIFAR-10, JPEG copies of 50,000 images, 1/4 width; networks: 3 at p = 0, 3 at p = 0.8"
+    assert label == ("CIFAR-10, JPEG copies of 50,000 images, 1/4 width; networks: 3 at p = 0, 3 at p = 0.8; "
+                     "2 of them did not learn their labels and are left out")
     assert [entry.job["width"] for entry in networks] == [1 / 4] * 4  # those that learned their labels
     assert "full width" in memorizing_networks.at_scale("CIFAR-10", measured(full))[0]
     assert memorizing_networks.at_scale("SVHN", measured(quarter)) == (
         "SVHN, its first 933 training crops, 1/4 width; networks: none yet", [])
+    sets = {name: memorizing_networks.at_scale(name, measured(full[:2])) for name in ("CIFAR-10", "SVHN", "sounds")}
+    assert memorizing_networks.scales(sets) == f"{sets['CIFAR-10'][0]}. Still being measured: SVHN, sounds."
+    del sets["SVHN"], sets["sounds"]
+    assert memorizing_networks.scales(sets) == f"{sets['CIFAR-10'][0]}."
 
 
 def test_the_largest_job_fits_into_a_file():
