@@ -19,7 +19,7 @@ from nmfcore.activations import capture, to_maps, to_matrix
 from nmfcore.cam import predicted_grad_cam
 from nmfcore.factorization import pca
 from nmfcore.heatmaps import factorize
-from nmfcore.importance import importance, removal_curves
+from nmfcore.importance import importance, masked_logits, removal_curves, shapley_values, subsets
 from nmfcore.networks import data_folder
 
 from ..claims import OURS, Claim, Scale
@@ -32,7 +32,8 @@ KINDS = {"nmf": "NMF's pairs", "pca": "principal directions", "channels": "the s
          "random": "random non-negative directions in the same places",
          "positions": "as many sets of positions, by Grad-CAM"}
 RANKS = (5, 10)
-DRAWS = 16  # pairs of permutations, of more than six parts
+EXACT = 6  # up to so many parts all subsets are run
+DRAWS = 16  # pairs of permutations, of more parts
 EFFECT = 0.01  # of probability: below it, a part does nothing
 SCORES = ("grad_cam", "gradient", "strength")
 
@@ -160,24 +161,45 @@ CURVES = ("deletion_curve", "insertion_curve", "grad_cam_curve", "energy_curve")
 def measure_class(job: Job, tail: nn.Module, A: Tensor, label: int) -> dict:
     seen = torch.cat(predicted_grad_cam(tail, A, 1))  # (n, h, w)
     parts = parts_of(job.kind, A, job.rank, seen, job.seed)
-    effects = importance(tail, "layer", A, parts, draws=DRAWS, seed=job.seed)
-    predicted = effects.whole.argmax(1)
-    shapley = effects.shapley[torch.arange(len(A)), :, predicted]  # (n, K)
+    image, exact = torch.arange(len(A)), job.rank <= EXACT
+    if exact:  # every curve is among the subsets
+        values = masked_logits(tail, "layer", A, parts, subsets(job.rank)).double().softmax(-1)
+        effects, error, predicted = shapley_values(values).movedim(1, 0), torch.zeros(()), values[0].argmax(1)
+    else:
+        sampled = importance(tail, "layer", A, parts, exact=0, draws=DRAWS, seed=job.seed)
+        predicted = sampled.whole.argmax(1)
+        effects, error = sampled.shapley, sampled.standard_error[image, :, predicted]
+    shapley = effects[image, :, predicted]  # (n, K)
     scores = cheap_scores(tail, A, parts, seen)
-    curves = removal_curves(tail, "layer", A, parts, shapley)
-    by_cam = removal_curves(tail, "layer", A, parts, torch.as_tensor(scores["grad_cam"]))
-    of_label, energy = effects.shapley[..., label], _energy(A, parts, shapley)
+
+    def curves(order_by):
+        if exact:
+            return subset_curves(values[:, image, predicted], order_by)
+        found = removal_curves(tail, "layer", A, parts, order_by)
+        return found.deletion, found.insertion
+
+    deletion, insertion = curves(shapley)
+    by_cam, _ = curves(torch.as_tensor(scores["grad_cam"], device=A.device))
+    energy, of_label = _energy(A, parts, shapley), effects[..., label]
     agreement = {name: float(np.mean(pair_ablation.rank_correlations(score, shapley.cpu().numpy())))
                  for name, score in scores.items()}
-    return {"probability": float(curves.deletion[:, 0].mean()), "right": float((predicted == label).double().mean()),
-            "deletion": float(curves.deletion_area.mean()), "insertion": float(curves.insertion_area.mean()),
-            "energy": float(np.trapezoid(energy)) / job.rank,
-            "deletion by Grad-CAM": float(by_cam.deletion_area.mean()), **agreement,
+    areas = {name: float(torch.trapezoid(curve, dim=1).mean()) / job.rank for name, curve in (
+        ("deletion", deletion), ("insertion", insertion), ("deletion by Grad-CAM", by_cam))}
+    return {"probability": float(deletion[:, 0].mean()), "right": float((predicted == label).double().mean()),
+            **areas, "energy": float(np.trapezoid(energy)) / job.rank, **agreement,
             **{name: float(share.double().mean()) for name, share in (
                 ("promotes", of_label > EFFECT), ("hurts", of_label < -EFFECT), ("nothing", of_label.abs() <= EFFECT))},
-            "standard_error": float(effects.standard_error[torch.arange(len(A)), :, predicted].mean()),
-            "deletion_curve": curves.deletion.mean(0).tolist(), "insertion_curve": curves.insertion.mean(0).tolist(),
-            "grad_cam_curve": by_cam.deletion.mean(0).tolist(), "energy_curve": energy}
+            "standard_error": float(error.mean()), "deletion_curve": deletion.mean(0).tolist(),
+            "insertion_curve": insertion.mean(0).tolist(), "grad_cam_curve": by_cam.mean(0).tolist(),
+            "energy_curve": energy}
+
+
+def subset_curves(values: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Deletion and insertion curves (n, K + 1), as of `removal_curves`, looked up in the values (2^K, n) of subsets."""
+    bits = 2 ** scores.argsort(dim=1, descending=True, stable=True)  # (n, K)
+    gone = torch.cat([torch.zeros_like(bits[:, :1]), bits.cumsum(1)], 1)
+    image = torch.arange(len(scores))[:, None]
+    return values[gone, image], values[len(values) - 1 - gone, image]
 
 
 def _energy(A, parts, scores):

@@ -9,11 +9,12 @@ from torch import nn
 from nmfbook import ledger
 from nmfbook.architectures import memorization_network
 from nmfbook.experiments import importance as experiment
-from nmfbook.experiments.importance import KINDS, Job, Subject, cheap_scores, measure, parts_of, tail_of
+from nmfbook.experiments.importance import KINDS, Job, Subject, cheap_scores, measure, parts_of, subset_curves, tail_of
 from nmfbook.ledger import LARGEST, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
 from nmfcore.activations import capture
+from nmfcore.importance import masked_logits, removal_curves, subsets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 A = torch.rand(4, 6, 5, 4, generator=torch.Generator().manual_seed(0))
@@ -89,6 +90,16 @@ def test_what_is_measured_of_a_class(rank):
         assert found["promotes"][i] + found["hurts"][i] + found["nothing"][i] == pytest.approx(1)
     assert (np.array(found["standard_error"]) > 0).all() == (rank > 6)
     assert np.mean(found["deletion"]) <= np.mean(found["deletion by Grad-CAM"]) + 0.02
+
+
+def test_curves_that_are_looked_up_are_those_that_are_run():
+    network = nn.Sequential()
+    network.layer, network.rest = nn.ReLU(), tail()
+    parts, scores = parts_of("nmf", A, 4, SEEN, seed=0), torch.rand(4, 4)
+    run = removal_curves(network, "layer", A, parts, scores)
+    values = masked_logits(network, "layer", A, parts, subsets(4)).double().softmax(-1)[:, range(4), run.classes]
+    for curve, looked_up in zip((run.deletion, run.insertion), subset_curves(values, scores), strict=True):
+        assert torch.allclose(curve, looked_up, atol=1e-6)
 
 
 def test_the_tail_is_the_rest_of_the_network():
