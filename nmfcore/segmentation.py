@@ -27,7 +27,9 @@ Masks = Tensor | Sequence[Tensor]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max: the first and last pixel, both inside
 
 THRESHOLD, MERGE = 0.75, 0.2  # section 4.3.2
-SURE = (0.3, 2.5)  # of a mask's level, where GrabCut takes background or foreground for granted
+# Of a mask's level, where GrabCut takes background and foreground for granted; tried on birds of VOC 2010 and
+# aeroplanes of VOC 2007, beside (0.5, 2) and (0.1, 3), which were as good.
+SURE = (0.3, 2.5)
 CUTS = 1  # of its rounds; more change little
 
 
@@ -92,12 +94,13 @@ def refine(maps: Maps, photographs: Sequence[Tensor], *, threshold: float = THRE
 
     Example:
         >>> photograph = torch.zeros(3, 60, 60)
-        >>> photograph[0, 20:40, 10:50] = 1  # a red bar
+        >>> photograph[0, 18:42, 16:44] = 1  # a red rectangle
         >>> maps = torch.zeros(1, 1, 6, 6)
-        >>> maps[0, 0, 2:4, 2:4] = 1  # found in part
-        >>> bar = photograph[0] > 0.5
-        >>> int(binarize(maps, [(60, 60)])[0].sum()), bool((refine(maps, [photograph], side=60)[0][0] == bar).all())
-        (436, True)
+        >>> maps[0, 0, 2:4, 2:4] = 1
+        >>> red = [photograph[:1] > 0.5]
+        >>> masks = binarize(maps, [(60, 60)]), refine(maps, [photograph], side=60)
+        >>> [round(float(iou(mask, red)), 2) for mask in masks]
+        [0.86, 1.0]
     """
     with needed_by("segmentation.refine", "grabcut"):
         import cv2

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_image
 from nmfbook.annotated import crops
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ABSENT = ("IPython", "clarabel", "faiss", "jupyter", "librosa", "matplotlib", "myst_nb", "nmfbook", "ortools", "pooch",
+ABSENT = ("IPython", "clarabel", "cv2", "faiss", "jupyter", "librosa", "matplotlib", "myst_nb", "nmfbook", "ortools", "pooch",
           "skimage")  # on the machine of a reader who asked for no extra
 PROGRAM = """
 import importlib, json, pkgutil, sys
@@ -94,18 +94,20 @@ import torch
 from torch import nn
 from nmfcore.index import Index
 from nmfcore.report import memorization_report
+from nmfcore.segmentation import refine
 model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
 report = memorization_report(model, [(torch.rand(40, 4), torch.arange(40) % 2)], classes=2, samples=20)
 found["said"] = []
-for function in (report.plot, Index(torch.eye(2), ["a", "b"]).faiss):
+for function in (report.plot, Index(torch.eye(2), ["a", "b"]).faiss, lambda: refine([], [])):
     try:
         function()
     except ImportError as error:
         found["said"].append(str(error))
 """)
-    plot, faiss = found["said"]
+    plot, faiss, refine = found["said"]
     assert plot == "Report.plot needs the package matplotlib, which is not installed: pip install 'nmfcore[plot]'"
     assert faiss == "Index.faiss needs the package faiss, which is not installed: pip install 'nmfcore[faiss]'"
+    assert refine == "segmentation.refine needs the package cv2, which is not installed: pip install 'nmfcore[grabcut]'"
 
 
 def test_the_example_of_the_readme_runs_as_it_stands(installed):

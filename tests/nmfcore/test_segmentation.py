@@ -28,6 +28,7 @@ from nmfcore.segmentation import (
     multi_scale,
     mutual_best,
     one_shot,
+    refine,
     single_maps,
 )
 
@@ -405,3 +406,60 @@ def test_two_sizes_count_alike_whatever_their_scale():
         enlarged = interpolate(coarse[None], size=fine.shape[1:], mode="bilinear", align_corners=False)[0]
         assert torch.allclose(both, enlarged / flat[0] + fine / flat[1], atol=1e-5)
     assert all(torch.isfinite(each).all() for each in multi_scale([0 * each for each in small], large))
+    thrice = multi_scale(small, large, large)
+    assert all(torch.allclose(several, both + fine / flat[1], atol=1e-4)
+               for several, both, fine in zip(thrice, found, large, strict=True))
+    with pytest.raises(ValueError, match="no maps to add"):
+        multi_scale()
+
+
+# --- masks that follow the photograph -----------------------------------------------------------------------
+
+
+def bars(count=2, size=(48, 64)):
+    """Photographs of a bright bar on a dark ground with noise, maps that find it roughly, and its masks."""
+    generator = torch.Generator().manual_seed(0)
+    H, W = size
+    masks, photographs, maps = [], [], []
+    for i in range(count):
+        mask = torch.zeros(1, H, W, dtype=torch.bool)
+        mask[0, 12 + 8 * i:28 + 8 * i, 13:51] = True
+        noise = 0.05 * torch.rand(3, H, W, generator=generator)
+        photographs.append(torch.where(mask, torch.tensor([0.9, 0.6, 0.1])[:, None, None], 0.1) + noise)
+        coarse = torch.zeros(1, 6, 8)
+        coarse[0, 2 + i, 2:6] = 1
+        maps.append(coarse)
+        masks.append(mask)
+    return photographs, maps, masks
+
+
+def test_refined_masks_follow_edges_that_maps_do_not_see():
+    photographs, maps, truth = bars()
+    sizes = [mask.shape[1:] for mask in truth]
+    assert float(iou(binarize(maps, sizes), truth)) < 0.85
+    refined = refine(maps, photographs, side=48)
+    assert float(iou(refined, truth)) > 0.97
+    small = refine(maps, photographs, side=24)  # cut on a copy of half the size
+    assert [mask.shape for mask in small] == [(1, *size) for size in sizes] and float(iou(small, truth)) > 0.9
+    scaled = refine([1000 * each for each in maps], photographs, side=48)
+    assert all(torch.equal(a, b) for a, b in zip(refined, scaled, strict=True))
+    both = refine([torch.cat([each, each]) for each in maps], photographs, side=48)
+    assert all(torch.equal(a.repeat(2, 1, 1), b) for a, b in zip(refined, both, strict=True))
+
+
+def test_where_a_map_says_nothing_there_is_no_mask_to_refine():
+    photographs, maps, _ = bars()
+    assert not any(mask.any() for mask in refine([0 * each for each in maps], photographs))
+    everything = refine([torch.ones(1, 6, 8)] * 2, photographs, threshold=0.1)
+    assert all(mask.all() for mask in everything)
+
+
+def test_refine_refuses_what_is_no_photograph():
+    photographs, maps, _ = bars()
+    for wrong in (255 * photographs[1], photographs[1].numpy(), photographs[1][0], (255 * photographs[1]).byte()):
+        with pytest.raises(ValueError, match=r"photograph 1 is not a floating tensor \(3, H, W\) of RGB in \[0, 1\]"):
+            refine(maps, [photographs[0], wrong])
+    with pytest.raises(ValueError, match="side=0"):
+        refine(maps, photographs, side=0)
+    with pytest.raises(ValueError, match="1 sizes for 2 images"):
+        refine(maps, photographs[:1])
