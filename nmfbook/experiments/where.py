@@ -93,8 +93,8 @@ def jobs() -> list[Job]:
     digits = [Job("digits", "student", "96", method, precision="float32") for method in METHODS]
     both = ("masks", "boxes")
     peers = [Job(data, "", "", method) for data in both for method in ("whole", "centre")]
-    first, larger, largest = ([Job(data, network, sides, method) for method, network, data in
-                               product(METHODS, NETWORKS, both)] for sides in (SIDES[0], SIDES[2], SIDES[1]))
+    first, larger, largest = ([Job(data, network, sides, method) for network, method, data in
+                               product(NETWORKS, METHODS, both)] for sides in (SIDES[0], SIDES[2], SIDES[1]))
     sums = [Job(data, "vgg19", sides, "channel_sum") for sides, data in product(SIDES, both)]
     small = [Job(data, network, sides, method) for network, sides, method, data in
              product(("squeezenet1_1", "student"), SIDES, METHODS, both)]
@@ -279,9 +279,9 @@ def chosen(choices: Mapping[Choice, Mapping[str, list]], data: str, method: str 
                key=lambda choice: mean(choices[choice], SPLIT[data]["choosing"]))
 
 
-def tables(data: str, *sides: str) -> Callable[[list], list]:
-    """A function of entries: [table], of the large networks at some sides, once all of its jobs are measured."""
-    wanted = {key(job) for job in jobs() if job.data == data and job.network in ("", *NETWORKS)
+def tables(data: str, networks: Sequence[str], sides: Sequence[str]) -> Callable[[list], list]:
+    """A function of entries: [table], of some networks at some sides, once all of its jobs are measured."""
+    wanted = {key(job) for job in jobs() if job.data == data and job.network in ("", *networks)
               and job.method != "channel_sum" and job.sides in ("", *sides)}
 
     def units(entries):
@@ -295,8 +295,10 @@ def claims() -> list[Claim]:
     found = []
     for data, row, what in (("masks", "T4.2", "Jaccard index"), ("boxes", "T4.3", "CorLoc")):
         where = {"masks": "7 classes, VOC 2010", "boxes": "3 groups, VOC 2007"}[data]
-        scales = tuple(Scale(f"{where}, {text}", tables(data, *sides), (1,), None) for text, sides in
-                       (("224 and 448 pixels", SIDES), ("224 pixels", SIDES[:1])))
+        scales = tuple(Scale(f"{where}, {text}", tables(data, networks, sides), (1,), None)
+                       for text, networks, sides in (("both networks, 224 and 448 pixels", NETWORKS, SIDES),
+                                                     ("both networks, 224 pixels", NETWORKS, SIDES[:1]),
+                                                     ("VGG-19, 224 pixels", NETWORKS[:1], SIDES[:1])))
 
         def claim(name, sentence, statistic, threshold=0.0, row=row, scales=scales):
             return Claim(row, name, sentence, "where", statistic, scales, unit="set of rules", threshold=threshold)
@@ -336,7 +338,7 @@ def synthetic(kind: str) -> list[tuple[Job, dict]]:
         names = [name for part in SPLIT[job.data].values() for name in part]
         entry = {}
         for rule in RULES if job.method != "whole" else (WHOLE,):
-            best = (job.network, job.sides, job.method, rule.name) == ("resnet50", "224", "nmf", "0.6, GrabCut")
+            best = (job.network, job.sides, job.method, rule.name) == ("vgg19", "224", "nmf", "0.6, GrabCut")
             entry[rule.name] = [_made(kind, job.data, best, name in SPLIT[job.data]["choosing"], i)
                                 for i, name in enumerate(names)]
         made.append((job, entry))

@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_image
 from nmfbook.annotated import crops
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ABSENT = ("IPython", "clarabel", "cv2", "faiss", "jupyter", "librosa", "matplotlib", "myst_nb", "nmfbook", "ortools", "pooch",
-          "skimage")  # on the machine of a reader who asked for no extra
+ABSENT = ("IPython", "clarabel", "cv2", "faiss", "jupyter", "librosa", "matplotlib", "myst_nb", "nmfbook", "ortools",
+          "pooch", "skimage")  # on the machine of a reader who asked for no extra
 PROGRAM = """
 import importlib, json, pkgutil, sys
 
