@@ -91,8 +91,8 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     changed = (targets != given.labels[places]).cpu().numpy()
     layers, block = hidden_layers(model), compressed_layers(model)
     features = {"inputs": inputs} | capture(model, layers, inputs)
-    scores = {method: [compression_scores(model, layer, inputs, targets, method=method, seed=job.seed)
-                       for layer in [*layers, block]] for method in ("nmf", "pca")}
+    scores: dict[str, list] = {method: [compression_scores(model, layer, inputs, targets, method=method, seed=job.seed)
+                                        for layer in [*layers, block]] for method in ("nmf", "pca")}
     scores["neighbors"] = [neighbor_scores(rows, targets, K) for rows in features.values()]
     scores["centroids"] = [centroid_scores(rows, targets) for rows in features.values()]
     scores["confident"] = [confident_scores(probabilities(rows, targets, job.seed), targets.cpu().numpy())
