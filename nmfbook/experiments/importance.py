@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def _subject(network, seed, device):
                    digest.hexdigest())
 
 
-def tail_of(model: nn.Module, layer: str) -> nn.Sequential:
+def tail_of(model: Any, layer: str) -> nn.Sequential:
     """What follows a layer in a network of digits or of NETWORKS, behind a module called "layer"."""
     if isinstance(model, nn.Sequential):
         names = [name for name, _ in model.named_children()]
@@ -226,11 +227,10 @@ def tables(network: str) -> Callable[[list], list]:
 
 def claims() -> list[Claim]:
     """C6.4, what the thesis expects of NMF's pairs, and our own. Intervals are over classes."""
-    expected = [("promotes", "some parts promote the right answer (share of pairs)", partial(_share, "promotes"), 0.05),
-                ("hurts", "some parts hurt the right answer (share of pairs)", partial(_share, "hurts"), 0.05),
-                ("nothing", "some parts do nothing to the right answer (share of pairs)",
-                 partial(_share, "nothing"), 0.05)]
-    own = []
+    expected: list[tuple[str, str, Callable, float]] = [
+        (name, f"some parts {verb} the right answer (share of pairs)", partial(_share, name), 0.05)
+        for name, verb in (("promotes", "promote"), ("hurts", "hurt"), ("nothing", "do nothing to"))]
+    own: list[tuple[str, str, Callable, float]] = []
     for kind, title in KINDS.items():
         if kind != "nmf":
             own += [(f"pairs over {kind}", f"the areas under insertion and deletion curves differ more for NMF's pairs "
