@@ -290,18 +290,23 @@ def tables(data: str, networks: Sequence[str], sides: Sequence[str]) -> Callable
     return units
 
 
+def scales(data: str) -> tuple[Scale, ...]:
+    """What a rule is chosen from, the most first."""
+    where = {"masks": "7 classes, VOC 2010", "boxes": "3 groups, VOC 2007"}[data]
+    return tuple(Scale(f"{where}, {text}", tables(data, networks, sides), (1,), None)
+                 for text, networks, sides in (("both networks, 224 and 448 pixels", NETWORKS, SIDES),
+                                               ("both networks, 224 pixels", NETWORKS, SIDES[:1]),
+                                               ("VGG-19, 224 pixels", NETWORKS[:1], SIDES[:1])))
+
+
 def claims() -> list[Claim]:
     """T4.2 and T4.3, ours: the rule chosen on half of the sets, on the other half."""
     found = []
     for data, row, what in (("masks", "T4.2", "Jaccard index"), ("boxes", "T4.3", "CorLoc")):
-        where = {"masks": "7 classes, VOC 2010", "boxes": "3 groups, VOC 2007"}[data]
-        scales = tuple(Scale(f"{where}, {text}", tables(data, networks, sides), (1,), None)
-                       for text, networks, sides in (("both networks, 224 and 448 pixels", NETWORKS, SIDES),
-                                                     ("both networks, 224 pixels", NETWORKS, SIDES[:1]),
-                                                     ("VGG-19, 224 pixels", NETWORKS[:1], SIDES[:1])))
 
-        def claim(name, sentence, statistic, threshold=0.0, row=row, scales=scales):
-            return Claim(row, name, sentence, "where", statistic, scales, unit="set of rules", threshold=threshold)
+        def claim(name, sentence, statistic, threshold=0.0, row=row, data=data):
+            return Claim(row, name, sentence, "where", statistic, scales(data), unit="set of rules",
+                         threshold=threshold)
 
         found += [
             claim("chosen over DDT", f"{what}: the chosen rule exceeds the first principal component of VGG-19",
@@ -315,18 +320,41 @@ def claims() -> list[Claim]:
     return found
 
 
-def _ahead(data, ours, other, units):
-    """By how much one choice exceeds another, or zero, where nothing was chosen.
+def compared(measured: list, data: str) -> list[tuple[str, dict[str, tuple[float, float, float]]]]:
+    """[(what was compared, {part of the split: value and interval})] at the largest scale measured; [] before that."""
+    choices = next((units[0] for scale in scales(data) if (units := scale.units(measured))), None)
+    if choices is None:
+        return []
+    best = {"best rule": chosen(choices, data), "best of NMF": chosen(choices, data, "nmf"),
+            "best of principal components": chosen(choices, data, "pca"), "one factor, thesis": ONE_FACTOR,
+            "first principal component": DDT, "best of the middle alone": chosen(choices, data, "centre"),
+            "whole photograph": chosen(choices, data, "whole")}
+    return [(f"{title} ({described(choice)})" if title.startswith("best") else title,
+             {part: _interval(data, [np.array(choices[choice][name], float) for name in names])
+              for part, names in SPLIT[data].items()}) for title, choice in best.items()]
 
-    Of masks the sets are drawn anew, of boxes the photographs of each.
-    """
+
+def described(choice: Choice) -> str:
+    """A choice in words."""
+    network, sides, method, rule = choice
+    title = {"nmf": "NMF", "pca": "PCA", "kmeans": "k-means", "channel_sum": "sum over channels"}.get(method, "")
+    return ", ".join(filter(None, (title, LABELS[network] if network else "", sides and f"{sides} px", rule)))
+
+
+def _interval(data, values):
+    """Mean over sets with its interval: of masks the sets are drawn anew, of boxes the photographs of each."""
+    if data == "masks":
+        return bootstrap(np.mean, np.concatenate(values))
+    return bootstrap(lambda *drawn: float(np.mean([each.mean() for each in drawn])), *values)
+
+
+def _ahead(data, ours, other, units):
+    """By how much one choice exceeds another, or zero where there is no other; a method stands for its best rule."""
     choices, names = units[0], SPLIT[data]["measured"]
     first = choices[chosen(choices, data, ours)]
     second = choices[chosen(choices, data, other) if isinstance(other, str) else other] if other else None
-    gaps = [np.array(first[name], float) - (np.array(second[name]) if second else 0) for name in names]
-    if data == "masks":
-        return bootstrap(np.mean, np.concatenate(gaps))
-    return bootstrap(lambda *drawn: float(np.mean([each.mean() for each in drawn])), *gaps)
+    return _interval(data, [np.array(first[name], float) - (np.array(second[name]) if second else 0)
+                            for name in names])
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

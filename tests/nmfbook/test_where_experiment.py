@@ -1,0 +1,112 @@
+"""Objects found without labels: the split, rules on made scenes, and choices that see the choosing half alone."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from nmfbook.experiments import where
+from nmfbook.experiments.colocalization import GROUPS
+from nmfbook.experiments.cosegmentation import DEVELOPMENT, TEST
+from nmfbook.experiments.where import DDT, ONE_FACTOR, PLAIN, RULES, SPLIT, Job, Rule
+from nmfbook.ledger import LARGEST, Entry, text_of
+from nmfcore.segmentation import binarize, box, iou
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Three digits of the made scenes."""
+    whole = where.photographs("digits")
+    return replace(whole, sets={name: whole.sets[name] for name in "035"})
+
+
+def test_the_split_follows_the_alphabet_and_no_set_is_on_both_sides():
+    masks, boxes = SPLIT["masks"], SPLIT["boxes"]
+    assert masks["choosing"] == (*DEVELOPMENT, *TEST[1::3]) and TEST == tuple(sorted(TEST))
+    assert sorted((*masks["choosing"], *masks["measured"])) == sorted((*DEVELOPMENT, *TEST))
+    assert (boxes["choosing"], boxes["measured"]) == (GROUPS[::2], GROUPS[1::2]) and GROUPS == tuple(sorted(GROUPS))
+    for parts in SPLIT.values():
+        names = [name for part in parts.values() for name in part]
+        assert len(names) == len({*names})
+
+
+def test_scenes_show_their_digit_where_the_outline_says():
+    for scene, mask in zip(where.scenes(3).pictures, where.scenes(3), strict=True):
+        assert scene.shape == (3, 96, 128) and mask.shape == (1, 96, 128)
+        inside = scene[:, mask[0]]
+        assert float(inside.std(1).max()) == 0 and 0.02 < float(mask.float().mean()) < 0.3
+
+
+def test_rules_are_told_apart_and_do_what_they_say():
+    assert len({rule.name for rule in RULES}) == len(RULES) and PLAIN in RULES
+    maps, sizes = [torch.ones(1, 6, 8)], [(48, 64)]
+    maps[0][0, 0, 0] = 2
+    plain = where.masks_of(maps, [], sizes, Rule(0.6))
+    assert all(torch.equal(*pair) for pair in zip(plain, binarize(maps, sizes, threshold=0.6), strict=True))
+    corners = where.masks_of(maps, [], sizes, Rule(0.6, centred=True))[0][0]
+    assert plain[0].all() and corners[24, 32] and not corners[0, 0] and not corners[-1, -1]
+
+
+def test_digits_are_measured_rule_by_rule(few):
+    job = where.jobs()[0]
+    found = where.measure(job, few)
+    assert {*found} == {rule.name for rule in RULES} and all(len(values) == 3 for values in found.values())
+    maps = where.maps_of(job, "3", few.sets["3"])
+    direct = iou(binarize(maps, few.sets["3"].sizes), few.sets["3"].masks)
+    assert found[PLAIN.name][1] == round(1000 * float(direct))
+    assert np.mean(found["0.75, GrabCut"]) > 1.5 * np.mean(found[PLAIN.name])  # edges of digits are sharp
+    whole = where.measure(replace(job, network="", sides="", method="whole"), few)
+    covered = [float(torch.stack(one.masks).float().mean()) for one in few.sets.values()]
+    assert [*whole.values()] == [[round(1000 * share) for share in covered]]
+
+
+def test_maps_of_two_networks_are_those_of_each_added(few):
+    job = Job("digits", "student", "96", "pca", precision="float32")
+    [alone], [twice] = (where.maps_of(replace(job, network=name), "3", few.sets["3"])[:1]
+                        for name in ("student", "student+student"))
+    assert torch.allclose(2 * alone, twice, rtol=1e-4, atol=1e-4)
+
+
+def test_hits_are_those_of_the_largest_part():
+    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
+    mask[0, 2:10, 2:10], mask[0, 15:17, 15:17] = True, True
+    truth = [[(2, 2, 9, 9)], [(15, 15, 16, 16)], [box(mask[0])]]
+    assert where.hits([mask, mask, torch.zeros_like(mask)], truth) == "100"
+
+
+# --- choices ----------------------------------------------------------------------------------------------
+
+
+def entries(kind):
+    return [Entry("where", asdict(job), {}, found, {}) for job, found in where.synthetic(kind)]
+
+
+@pytest.mark.parametrize("data", ["masks", "boxes"])
+def test_what_is_measured_chooses_nothing(data):
+    holds, fails = (where.table(entries(kind), data) for kind in ("holds", "fails"))
+    best = where.chosen(holds, data)
+    assert best == where.chosen(fails, data) == ("vgg19", "224", "nmf", "0.6, GrabCut")
+    assert where.chosen(holds, data, "pca")[2] == "pca"
+    assert {best, DDT, ONE_FACTOR} <= {*holds}
+    assert where.mean(holds[best], SPLIT[data]["measured"]) > where.mean(fails[best], SPLIT[data]["measured"])
+    assert where.mean(holds[best], SPLIT[data]["choosing"]) == where.mean(fails[best], SPLIT[data]["choosing"])
+
+
+def test_the_table_of_the_page_needs_a_whole_scale():
+    assert where.compared(entries("holds")[:-1], "masks") and not where.compared(entries("holds")[:3], "masks")
+    lines = dict(where.compared(entries("holds"), "masks"))
+    assert lines["best rule (NMF, VGG-19, 224 px, 0.6, GrabCut)"]["measured"][0] == pytest.approx(0.9)
+    assert lines["one factor, thesis"]["choosing"] == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_the_largest_measurement_fits_a_file_of_the_ledger():
+    sizes = {"masks": 16, "boxes": 6}
+    provenance = {"data": {"source": "x" * 120, "sha256": "0" * 64}, "versions": "x" * 300}
+    for data, count in sizes.items():
+        values = [round(1000 / 3)] * count if data == "masks" else ["1" * 50] * count
+        job = next(job for job in where.jobs() if job.data == data)
+        entry = Entry("where", asdict(job), {}, {rule.name: values for rule in RULES}, provenance)
+        assert len(text_of(entry).encode()) < LARGEST
