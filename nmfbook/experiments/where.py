@@ -320,18 +320,18 @@ def claims() -> list[Claim]:
     return found
 
 
-def compared(measured: list, data: str) -> list[tuple[str, dict[str, tuple[float, float, float]]]]:
-    """[(what was compared, {part of the split: value and interval})] at the largest scale measured; [] before that."""
+def compared(measured: list, data: str) -> dict[str, tuple[Choice, dict[str, tuple[float, float, float]]]]:
+    """{what was compared: (the choice, {part of the split: value and interval})} at the largest scale measured; {}
+    before the first."""
     choices = next((units[0] for scale in scales(data) if (units := scale.units(measured))), None)
     if choices is None:
-        return []
+        return {}
     best = {"best rule": chosen(choices, data), "best of NMF": chosen(choices, data, "nmf"),
             "best of principal components": chosen(choices, data, "pca"), "one factor, thesis": ONE_FACTOR,
             "first principal component": DDT, "best of the middle alone": chosen(choices, data, "centre"),
             "whole photograph": chosen(choices, data, "whole")}
-    return [(f"{title} ({described(choice)})" if title.startswith("best") else title,
-             {part: _interval(data, [np.array(choices[choice][name], float) for name in names])
-              for part, names in SPLIT[data].items()}) for title, choice in best.items()]
+    return {title: (choice, {part: _interval(data, [np.array(choices[choice][name], float) for name in names])
+                             for part, names in SPLIT[data].items()}) for title, choice in best.items()}
 
 
 def described(choice: Choice) -> str:

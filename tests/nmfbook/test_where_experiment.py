@@ -97,9 +97,11 @@ def test_what_is_measured_chooses_nothing(data):
 
 def test_the_table_of_the_page_needs_a_whole_scale():
     assert where.compared(entries("holds")[:-1], "masks") and not where.compared(entries("holds")[:3], "masks")
-    lines = dict(where.compared(entries("holds"), "masks"))
-    assert lines["best rule (NMF, VGG-19, 224 px, 0.6, GrabCut)"]["measured"][0] == pytest.approx(0.9)
-    assert lines["one factor, thesis"]["choosing"] == pytest.approx((0.5, 0.5, 0.5))
+    lines = where.compared(entries("holds"), "masks")
+    choice, parts = lines["best rule"]
+    assert where.described(choice) == "NMF, VGG-19, 224 px, 0.6, GrabCut" and parts["measured"][0] == pytest.approx(0.9)
+    choice, parts = lines["one factor, thesis"]
+    assert choice == ONE_FACTOR and parts["choosing"] == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_the_largest_measurement_fits_a_file_of_the_ledger():
