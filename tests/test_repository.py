@@ -73,6 +73,13 @@ def test_binder_environment_agrees():
     assert not (REPOSITORY / "binder").exists() and not (REPOSITORY / ".binder").exists()
 
 
+def test_binder_opens_every_page():
+    """JupyterLab opens pages as notebooks there. One without a header but with `:::` counts as Pandoc's."""
+    texts_of = {page.name: page.read_text(encoding="utf-8") for page in (REPOSITORY / "book").glob("*.md")}
+    assert [name for name, text in texts_of.items()
+            if not text.startswith("---\njupytext:") and re.search("(?m)^:::", text)] == []
+
+
 def test_no_package_index_address():
     hosts = [r"pypi\.(org|python)", r"files\.pythonhosted", r"anaconda\.(org|com)", r"registry\.npmjs", r"unpkg\.com",
              r"jsdelivr", r"--(extra-)?index-url\s+\S", r"--find-links\s+\S"]
