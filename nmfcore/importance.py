@@ -478,8 +478,8 @@ class Importance:
     shapley: Tensor  #: (n, K, classes) the mean over orders of what a part adds; they sum to `whole` − `rest`
     first_order: Tensor  #: (n, K, classes) Sobol index of a part alone, where each stays or goes at random
     total: Tensor  #: (n, K, classes) Sobol index of a part with all its interactions
-    whole: Tensor  #: (n, classes) with all parts: what the network says
-    rest: Tensor  #: (n, classes) without any of them: what A − U V gives
+    whole: Tensor  #: (n, classes) what the network says, with all parts
+    rest: Tensor  #: (n, classes) what A − U V gives, without any of them
     standard_error: Tensor  #: (n, K, classes) of the Shapley values; 0 where they are exact
     passes: int  #: masks that were run for each input
 
@@ -565,12 +565,12 @@ class RemovalCurves:
 
     @property
     def deletion_area(self) -> Tensor:
-        """(n,) by trapezoids, over the share of the parts that is removed: low where the first parts matter most."""
+        """(n,) by trapezoids over the share of parts removed, low where the first ones matter most."""
         return _area(self.deletion)
 
     @property
     def insertion_area(self) -> Tensor:
-        """(n,) by trapezoids, over the share of the parts that is there: high where the first parts matter most."""
+        """(n,) by trapezoids over the share of parts that are there, high where the first ones matter most."""
         return _area(self.insertion)
 
 
