@@ -351,7 +351,7 @@ def test_the_picture_can_be_saved(opened):
 def test_what_cannot_be_read_is_named(opened, tmp_path):
     box = opened(change=lambda html: html.replace("&quot;most&quot;: 24", "&quot;most&quot;: 3"))
     drop(box, [("notes.txt", b"no picture")])
-    assert settled(box, "notes") == "notes.txt is not an image that this browser can read."
+    assert settled(box, "is not an image") == "notes.txt is not an image that this browser can read."
     assert box.locator(".sheet span").all_inner_texts() == ["left", "right"] and box.locator(".save").is_disabled()
     strip = io.BytesIO()
     Image.new("RGB", (600, 20)).save(strip, "png")
@@ -365,7 +365,7 @@ def test_what_cannot_be_read_is_named(opened, tmp_path):
         transfer.items.add(new File([new Uint8Array(60 * 2 ** 20)], 'huge.tif'));
         box.ondrop(Object.assign(new DragEvent('drop', {dataTransfer: transfer})));
     }""")
-    assert settled(box, "huge") == "huge.tif is too large: 60 MB, of at most 50."
+    assert settled(box, "is too large") == "huge.tif is too large: 60 MB, of at most 50."
     (tmp_path / "cat.jpg").write_bytes(jpeg(CAT))
     box.locator("[type=file]").set_input_files(tmp_path / "cat.jpg")
     assert settled(box, "the network took").startswith("K = 3, start 1:")  # and nothing of what was wrong before
