@@ -15,7 +15,8 @@ and the indices exact; beyond it, permutations are drawn in antithetic pairs (Mi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -309,22 +310,28 @@ def masked_logits(model: nn.Module, layer: LayerName, inputs: Tensor, factors: A
         >>> scores.shape, torch.allclose(scores[0], model(inputs))
         (torch.Size([4, 5, 3]), True)
     """
+    with _passes(model, layer, inputs, factors, channels, skip, output, batch_size) as passes:
+        return passes.logits(masks)
+
+
+@contextmanager
+def _passes(model, layer, inputs, factors, channels, skip, output, batch_size) -> Iterator["_Passes"]:
+    """What is asked for, checked, with the model ready to run."""
     model = unwrapped(model)
     check_channels(channels, skip)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
     wanted = find_layer(model, layer)
     with running(model):
-        inputs = ready(model, inputs)
-        passes = _Passes(model, wanted, inputs, factors, channels, skip, output)
-        return passes.logits(_checked_masks(masks, passes.rank, len(inputs)), batch_size)
+        yield _Passes(model, wanted, ready(model, inputs), factors, channels, skip, output, batch_size)
 
 
 class _Passes:
     """A network, the inputs of one call and the parts of their activations."""
 
-    def __init__(self, model, layer: Layer, inputs, factors, channels, skip, output):
+    def __init__(self, model, layer: Layer, inputs, factors, channels, skip, output, batch_size):
         self.model, self.layer, self.inputs, self.output = model, layer, inputs, output
+        self.batch_size = batch_size
         evidence: dict = {}
         self.bytes = _bytes(model, inputs[:1])
         given = first_outputs(model, [layer], inputs[:1], evidence=evidence)[layer.name]
@@ -361,9 +368,10 @@ class _Passes:
             return self.parts[places].to(dtype)
         return torch.einsum("bk...,kc->bkc...", self.U[places].to(dtype), self.V.to(dtype))
 
-    def logits(self, masks, batch_size) -> Tensor:
-        """(m, n, classes) with masks (m, n or 1, K)."""
-        most = batch_size or max(1, _MEMORY // self.bytes)
+    def logits(self, masks) -> Tensor:
+        """(m, n, classes) with masks (m, K) or (m, n, K)."""
+        masks = _checked_masks(masks, self.rank, len(self.inputs))
+        most = self.batch_size or max(1, _MEMORY // self.bytes)
         found = []
         for places in torch.arange(len(self.inputs)).split(most):
             with resumed(self.model, [self.layer.name], self.inputs[places]):
@@ -516,18 +524,11 @@ def importance(model: nn.Module, layer: LayerName, inputs: Tensor, factors: Any,
     check_counts(2, draws=draws)
     if exact > MOST:
         raise ValueError(f"exact={exact}: all subsets of at most {MOST} parts are run; take fewer, and more draws")
-    model = unwrapped(model)
-    check_channels(channels, skip)
-    if batch_size is not None:
-        check_counts(batch_size=batch_size)
-    wanted = find_layer(model, layer)
-    with running(model):
-        inputs = ready(model, inputs)
-        passes = _Passes(model, wanted, inputs, factors, channels, skip, output)
+    with _passes(model, layer, inputs, factors, channels, skip, output, batch_size) as passes:
         K = passes.rank
 
         def values(masks):
-            scores = passes.logits(_checked_masks(masks.flatten(0, -2), K, len(inputs)), batch_size)
+            scores = passes.logits(masks.flatten(0, -2))
             return OF[of](scores.double()).unflatten(0, masks.shape[:-1])
         if exact >= K:
             found, ones = values(subsets(K)), 2 ** torch.arange(K)
