@@ -101,7 +101,7 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
     grid = ranks(width_of(model, layers))
     auc = {method: accuracy_curve(model, layers, inputs, labels, ranks=grid, method=method, seed=job.seed).auc
            for method in METHODS}
-    logits = _logits(model, given.inputs)
+    logits = logits_of(model, given.inputs)
     loss = float(nn.functional.cross_entropy(logits, given.labels))
     return {"diverged": False, "converged": history.converged, "epochs": history.epochs,
             "accuracy": accuracy(model, given.inputs, given.labels),
@@ -111,16 +111,21 @@ def measure(job: Job, trained: Trained, *, device: str = "cpu") -> dict:
 
 
 @torch.no_grad()
-def _logits(model, inputs):
+def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """(n, classes) of a model in evaluation mode."""
     return torch.cat([model(x) for x in inputs.split(500)])
+
+
+def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(n,) by how much the logit of the label is above the largest other one."""
+    of_label = logits.gather(1, labels[:, None])[:, 0]
+    return of_label - logits.scatter(1, labels[:, None], -math.inf).amax(1)
 
 
 def margin(model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Logarithm of the mean margin over the product of the layers' spectral norms, kernels as matrices."""
-    right = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
     norms = [float(torch.linalg.matrix_norm(w.detach().flatten(1), 2)) for w in model.parameters() if w.dim() > 1]
-    return math.log10(max(float((right - others).mean()), 1e-12)) - sum(map(math.log10, norms))
+    return math.log10(max(float(margins(logits, labels).mean()), 1e-12)) - sum(map(math.log10, norms))
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from ..claims import OURS, Claim, Scale
 from ..ledger import key, with_fields
 from ..statistics import bootstrap
 from . import data, memorizing_networks
+from .generalization import logits_of, margins
 from .memorizing_networks import Trained, compressed_layers, hidden_layers
 
 TRAINING, MEASUREMENT = memorizing_networks.TRAINING, 1
@@ -122,14 +123,11 @@ def _features(model, name, inputs):
     return torch.cat([capture(model, name, part)[name].flatten(1) for part in inputs.split(1000)])
 
 
-@torch.no_grad()
 def network_scores(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(n,) cross-entropy, and by how much the largest other logit is above that of the label, of each sample."""
-    logits = torch.cat([model(part) for part in inputs.split(500)]).double()
+    logits = logits_of(model, inputs).double()
     loss = nn.functional.cross_entropy(logits, labels, reduction="none")
-    of_label = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return loss.cpu().numpy(), (others - of_label).cpu().numpy()
+    return loss.cpu().numpy(), -margins(logits, labels).cpu().numpy()
 
 
 def centroid_scores(features: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
