@@ -149,7 +149,9 @@ def by_default(calls: Mapping[str, Mapping]) -> list[list[str]]:
         body.append([name, *cells])
     own = [entry["methods"][OURS] for entry in calls.values()]
     body.append([f"{OURS}, its own default", *(f"{call['seconds']:.2g}\u00a0s ({call['error']:.3f})" for call in own)])
-    return [["", *(f"K = {key.rpartition('=')[2]}" for key in calls)], *body]
+    first, entry = next(iter(calls.items()))
+    head = f"{first.split('/')[1].replace('x', ' × ')}, {entry['origin']['threads']} thread(s)"
+    return [[head, *(f"K = {key.rpartition('=')[2]}" for key in calls)], *body]
 
 
 def subnormal_share(A: torch.Tensor, K: int, flush: bool, *, seed: int = 0) -> tuple[float, float]:
