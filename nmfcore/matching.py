@@ -140,6 +140,22 @@ def border_share(maps: Maps) -> Tensor:
     return (total - inside) / torch.where(total > 0, total, 1)
 
 
+def off_border(maps: Maps) -> Tensor:
+    """(K,) in [0, 1], how far each factor keeps off the border: one less its `border_share` over that of uniform maps.
+
+    Objects are rarely cut off by the edge of a photograph, and backgrounds are (Wei et al. 2012). Zero where a factor
+    has as large a share on the border as a uniform map, or a larger one.
+
+    Example:
+        >>> maps = torch.ones(1, 2, 4, 4)
+        >>> maps[0, 1, 0] = maps[0, 1, :, 0] = 0
+        >>> off_border(maps)  # 5 of the other's 9 positions are on the border, 12 of 16 of a uniform map
+        tensor([0.0000, 0.2593], dtype=torch.float64)
+    """
+    uniform = border_share([torch.ones_like(each[:1]) for each in maps])
+    return (1 - border_share(maps) / uniform).clamp_min(0)
+
+
 def foreground(maps: Maps) -> int:
     """Which factor is the object, without any ground truth (section 4.3.2): for one factor or two.
 

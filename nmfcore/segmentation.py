@@ -21,7 +21,7 @@ from .activations import to_matrix
 from .factorization import kmeans
 from .feature_maps import Maps
 from .heatmaps import factorize, normalized
-from .matching import foreground
+from .matching import foreground, off_border
 
 Masks = Tensor | Sequence[Tensor]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max: the first and last pixel, both inside
@@ -151,7 +151,10 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
         features: maps of C ≥ 0 channels, as `feature_maps` returns them.
         method:
 
-            - "nmf": of a factorization of `rank` 1 or 2, the factor that `matching.foreground` takes for the object;
+            - "nmf": of a factorization of `rank` 1 or 2, the factor that `matching.foreground` takes for the object; of
+              a larger rank the sum of all factors, weighted by the squares of `matching.off_border`, so that parts of
+              an object add up and what surrounds it leaves. Squares, beside first powers, were tried on the seven
+              classes of VOC 2010 by which book/finding_objects.md chooses;
             - "pca": deep descriptor transforming (Wei et al. 2017): the positive part of the first principal component
               of the descriptors, centred over the set. Of its two signs, the one that is lower on the border of the
               maps;
@@ -170,8 +173,12 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
     """
     if method == "nmf":
         found = factorize(features, rank, seed=seed).maps
-        chosen = foreground(found)
-        maps = [each[chosen:chosen + 1] for each in found]
+        if rank > 2:
+            weights = off_border(found) ** 2
+            maps = [torch.einsum("k,khw->hw", weights.to(each), each)[None] for each in found]
+        else:
+            chosen = foreground(found)
+            maps = [each[chosen:chosen + 1] for each in found]
     elif method == "pca":
         maps = _principal(features)
     elif method == "kmeans":

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from torch.nn.functional import interpolate
 
 from nmfcore.heatmaps import factorize
+from nmfcore.matching import border_share, off_border
 from nmfcore.segmentation import (
     Match,
     areas,
@@ -193,8 +194,25 @@ def test_channel_sum_and_nmf(features):
               for found, known in zip(single_maps(features, "nmf", rank=2), two, strict=True)]
     assert chosen in ([[True, False]] * 3, [[False, True]] * 3)
     assert all(found[0, 3:6, 2:5].mean() > 2 * found[0, 6:].mean() for found in single_maps(features, "nmf", rank=2))
-    with pytest.raises(ValueError, match="no rule for 3 factors"):
-        single_maps(features, "nmf", rank=3)
+
+
+def test_several_factors_add_up_but_for_what_lies_on_the_border(features):
+    maps = factorize(features, 3).maps
+    uniform = [torch.ones_like(each) for each in maps]
+    weights = (1 - border_share(maps) / border_share(uniform)).clamp_min(0)
+    torch.testing.assert_close(off_border(maps), weights)
+    sums = [(weights.float()[:, None, None] ** 2 * each).sum(0) for each in maps]
+    top = max(float(each.max()) for each in sums)
+    for found, known in zip(single_maps(features, "nmf", rank=3), sums, strict=True):
+        torch.testing.assert_close(found[0], known / top)
+
+
+def test_off_border_is_one_inside_and_zero_from_uniform_on():
+    maps = torch.zeros(2, 4, 6, 6)
+    maps[:, 0, 2:4, 2:4], maps[:, 1] = 1, 0.3
+    maps[:, 2, 0], maps[:, 3, 1:5, 1:5] = 1, 2
+    assert off_border(maps).tolist() == [1, pytest.approx(0, abs=1e-6), 0, 1]
+    assert off_border(torch.ones(1, 1, 1, 1)).tolist() == [0]
 
 
 @pytest.mark.parametrize("method", ["nmf", "pca", "kmeans", "channel_sum"])
