@@ -19,7 +19,7 @@ from nmfcore.networks import Preprocess, pretrained
 from nmfcore.photographs import Photographs
 from nmfcore.stored_maps import stored_maps
 
-LABELS = {"student": "student", "vgg19": "VGG-19", "resnet50": "ResNet-50",
+LABELS = {"student": "the student network", "vgg19": "VGG-19", "resnet50": "ResNet-50",
           "squeezenet1_1": "SqueezeNet"}  # as they are printed
 # Of these factors one is the object (thesis section 4.3; SqueezeNet as VGG-19).
 RANKS = {"student": 1, "vgg19": 1, "resnet50": 2, "squeezenet1_1": 1}
