@@ -231,7 +231,7 @@ def tables(network: str) -> Callable[[list], list]:
 def claims() -> list[Claim]:
     """T5.1 and T5.3, whatever the thesis does not print chosen where it is not measured."""
     def claim(row, name, sentence, statistic, network):
-        label = {"vgg19": "VGG-19", "resnet50": "ResNet-50"}[network]
+        label = LABELS[network]
         photographs = "301 photographs of 12 landmarks" if row == "T5.1" else "712 photographs of 14 classes, VOC 2010"
         return Claim(row, f"{name}, {label}", f"{label}: {sentence}", "retrieval", statistic,
                      (Scale(f"{label}, {photographs}", tables(network), (1,), None),), unit="set of configurations")
@@ -245,7 +245,8 @@ def claims() -> list[Claim]:
             for other in ("rmac", {"nmf_vu": "nmf_v", "nmf_v": "nmf_vu"}[ours])]
 
 
-TITLES = {"nmf_v": "NMF V", "nmf_vu": "NMF V·U", "rmac": "R-MAC"}
+TITLES = {"nmf_v": "NMF V", "nmf_vu": "NMF V·U", "rmac": "R-MAC", "gem": "GeM", "mac": "MAC", "crow": "CroW"}
+LABELS = {"vgg19": "VGG-19", "resnet50": "ResNet-50", "digits": "small network"}
 
 
 def _buildings(table):
@@ -270,6 +271,24 @@ def _ahead(ours, other, split, units):
 
 
 FACTORS = ("box rule", "whitened directions", "rank", "solver and iterations")
+
+
+def by_choice(measured: list) -> dict[str, dict[str, dict[tuple[str, ...], float]]]:
+    """{network and set: {descriptor: {a level of each of `FACTORS`, in words: mean precision}}}, at the first side of
+    each set; "" where a peer has no rank and no solver."""
+    found: dict[str, dict[str, dict[tuple[str, ...], float]]] = {}
+    for entry in measured:
+        job = entry.job
+        if job["side"] != SIDES.get(job["data"], (job["side"],))[0]:
+            continue
+        of_set = found.setdefault(f"{LABELS[job['network']]}, {job['data']}", {})
+        stop = "" if not job["solver"] else "converged" if job["iterations"] is None else f"{job['iterations']} updates"
+        for what, precisions in entry.measurements.items():
+            name, rule, directions = what.split(", ")
+            of_set.setdefault(TITLES[name], {})[
+                rule, "none" if directions == "0" else directions,
+                str(job["rank"] or ""), stop] = float(np.mean(precisions)) / 1000
+    return found
 
 
 def variance_shares(table: dict, data: str, descriptor: str) -> dict[str, tuple[float, float, float]]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from nmfbook import files, ledger, measuring
 from nmfbook.architectures import memorization_network
 from nmfbook.experiments import data, early_stopping, generalization, imagenet, memorizing_networks, retrieval, scale
-from nmfbook.ledger import EXPERIMENTS, LARGEST, experiment, key, text_of
+from nmfbook.ledger import EXPERIMENTS, LARGEST, Entry, experiment, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
 from nmfcore.precision import average_precision_at
@@ -250,6 +250,20 @@ def test_shares_of_the_variance_are_those_of_what_was_put_in():
     del table["voc", "nmf_v", "cut", "0", 32, "mu", 20]
     with pytest.raises(ValueError, match=r"not measured at \('cut', '0', 32, \('mu', 20\)\)"):
         retrieval.variance_shares(table, "voc", "nmf_v")
+
+
+def test_precisions_by_choice_are_means_of_what_was_measured():
+    made = [Entry("retrieval", asdict(job), {}, measured, {}) for job, measured in retrieval.synthetic("holds")]
+    designs = retrieval.by_choice(made)
+    assert {*designs} == {f"{label}, {data}" for label in ("VGG-19", "ResNet-50") for data in retrieval.SIDES}
+    of = designs["VGG-19, voc"]
+    assert {*of} == {"NMF V", "NMF V·U", "R-MAC"}
+    assert {len(levels) for levels in of["NMF V"]} == {len(retrieval.FACTORS)}
+    assert len(of["NMF V"]) == 2 * 2 * len(retrieval.RANKS) * len(retrieval.STOPS) and len(of["R-MAC"]) == 2 * 2
+    assert of["NMF V"]["cropped", "all", "4", "20 updates"] == pytest.approx(0.6)
+    assert of["NMF V"]["whole", "none", "64", "converged"] == pytest.approx(0.55)
+    assert of["R-MAC"]["whole", "none", "", ""] == pytest.approx(0.5)
+    assert not retrieval.by_choice([replace(made[0], job=made[0].job | {"side": 100})])
 
 
 def test_scale_measures_as_the_experiments_whose_lines_it_has():
