@@ -6,6 +6,7 @@ list, a `Dataset` of images or of (image, label), `photographs.Photographs`. A `
 images have one size, else a list of n tensors (C, h_i, w_i); iterating gives (C, h, w) in either case.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -250,6 +251,31 @@ def check_maps(features: Any, what: str = "features") -> None:
         if len(maps) != len(features[0]):
             raise ValueError(f"{what} of image {i} have {len(maps)} channels, and those of image 0 have "
                              f"{len(features[0])}")
+
+
+def check_heatmaps(maps: Any, what: str = "maps", *, signed: bool = False) -> None:
+    """Refuse what is not n ≥ 1 tensors (K, h, w), of one K and finite, or, unless signed, negative somewhere.
+
+    Args:
+        maps: heatmaps of a set.
+        what: they are called in the message.
+        signed: whether maps may be negative.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> check_heatmaps([torch.zeros(1, 7, 7), torch.full((1, 5, 9), torch.nan)])
+        Traceback (most recent call last):
+        ValueError: maps of image 1 are nan at (0, 0, 0); they must be finite
+    """
+    check_maps(maps, what)
+    for i, each in enumerate(maps):
+        wrong = ~torch.isfinite(each) if signed else ~(torch.isfinite(each) & (each >= 0))
+        if bool(wrong.any()):
+            place = tuple(wrong.nonzero()[0].tolist())
+            raise ValueError(f"{what} of image {i} are {float(each[place]):g} at {place}; they must be finite"
+                             + ("" if signed or not math.isfinite(each[place]) else " and not negative"))
 
 
 def check_not_empty(images: Any) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ._inputs import isolated
 from .activations import to_matrix
-from .feature_maps import Maps
+from .feature_maps import Maps, check_heatmaps
+from .gate import indices, listed
 from .heatmaps import factorize
 from .stored_maps import StoredMaps
 
@@ -36,11 +37,13 @@ def match(maps: Maps, reference: Maps) -> Tensor:
         >>> match(maps, maps[:, [2, 0]])
         tensor([2, 0, 1])
     """
+    check_heatmaps(maps, signed=True)
+    check_heatmaps(reference, "reference", signed=True)
     L = maps[0].shape[0]
     if [each.shape[1:] for each in maps] != [each.shape[1:] for each in reference] or reference[0].shape[0] > L:
         raise ValueError(f"maps {_described(maps)} must cover the same images as reference {_described(reference)}, "
                          f"with at least as many factors")
-    _, partners = linear_sum_assignment(-correlation(reference, maps).cpu().numpy())  # rows come in order
+    _, partners = linear_sum_assignment(-correlation(reference, maps).detach().cpu().numpy())  # rows come in order
     others = [k for k in range(L) if k not in partners]
     return torch.as_tensor([*partners, *others])
 
@@ -60,7 +63,11 @@ def correlation(first: Maps, second: Maps) -> Tensor:
         >>> correlation(first, second).round(decimals=6).tolist()
         [[1.0, -1.0, 0.0]]
     """
+    check_heatmaps(first, "first", signed=True)
+    check_heatmaps(second, "second", signed=True)
     x, y = (_rows(maps).double() for maps in (first, second))
+    if len(x) != len(y):
+        raise ValueError(f"first {_described(first)} and second {_described(second)} must cover the same images")
     x, y = (torch.where((z == z[0]).all(0), 0, z - z.mean(0)) for z in (x, y))  # a mean is rounded, a constant is not
     size = x.norm(dim=0)[:, None] * y.norm(dim=0)
     return x.mT @ y / torch.where(size > 0, size, 1)
@@ -77,7 +84,8 @@ def agreement(maps: Maps, reference: Maps) -> float:
         >>> round(agreement(maps, maps.flip(1)), 6)  # their order does not matter
         1.0
     """
-    return float(correlation(reference, maps)[:, match(maps, reference)].diagonal().mean())
+    order = match(maps, reference)
+    return float(correlation(reference, maps)[:, order].diagonal().mean())
 
 
 @isolated()
@@ -92,17 +100,18 @@ def stability(features: Maps | StoredMaps, ranks: Sequence[int], *, seeds: Seque
         seeds: of the starts.
 
     Raises:
-        ValueError: fewer than two seeds.
+        ValueError: fewer than two seeds, or what are no integers.
 
     Example:
         >>> stability(torch.rand(2, 8, 5, 5), [1, 3], seeds=range(3)).shape
         torch.Size([2, 3])
     """
-    if len(seeds) < 2:
-        raise ValueError(f"stability compares seeds; pass at least two, not {list(seeds)}")
-    runs = [factorize(features, ranks, seed=seed) for seed in seeds]
-    return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(starts, 2)]
-                         for starts in zip(*runs, strict=True)], dtype=torch.float32)
+    starts = indices(seeds, "seeds").tolist()
+    if len(starts) < 2:
+        raise ValueError(f"stability compares seeds; pass at least two, not {starts}")
+    runs = [factorize(features, listed(ranks)[0], seed=seed) for seed in starts]
+    return torch.tensor([[agreement(second.maps, first.maps) for first, second in combinations(fits, 2)]
+                         for fits in zip(*runs, strict=True)], dtype=torch.float32)
 
 
 def overlap(children: Maps, parents: Maps) -> Tensor:
@@ -122,7 +131,12 @@ def overlap(children: Maps, parents: Maps) -> Tensor:
         >>> overlap(children, parents).tolist()
         [[0.5, 0.0], [0.0, 1.0]]
     """
+    check_heatmaps(children, "children")
+    check_heatmaps(parents, "parents")
     x, y = (_rows(maps).double() for maps in (children, parents))
+    if len(x) != len(y):
+        raise ValueError(f"children {_described(children)} and parents {_described(parents)} must cover the same "
+                         "images")
     total, mass = y.sum(1, keepdim=True), x.sum(0)
     owned = y / torch.where(total > 0, total, 1)
     return x.mT @ owned / torch.where(mass > 0, mass, 1)[:, None]
@@ -135,6 +149,7 @@ def border_share(maps: Maps) -> Tensor:
         >>> border_share(torch.ones(1, 1, 4, 4))
         tensor([0.7500], dtype=torch.float64)
     """
+    check_heatmaps(maps)
     total, inside = (torch.stack([each.double().sum((1, 2)) for each in part]).sum(0)
                      for part in (maps, [each[:, 1:-1, 1:-1] for each in maps]))
     return (total - inside) / torch.where(total > 0, total, 1)
@@ -152,6 +167,7 @@ def off_border(maps: Maps) -> Tensor:
         >>> off_border(maps)  # 5 of the other's 9 positions are on the border, 12 of 16 of a uniform map
         tensor([0.0000, 0.2593], dtype=torch.float64)
     """
+    check_heatmaps(maps)
     uniform = border_share([torch.ones_like(each[:1]) for each in maps])
     return (1 - border_share(maps) / uniform).clamp_min(0)
 
@@ -173,6 +189,7 @@ def foreground(maps: Maps) -> int:
         >>> foreground(torch.stack([1 - centre, centre])[None])
         1
     """
+    check_heatmaps(maps)
     K = maps[0].shape[0]
     if K > 2:
         raise ValueError(f"no rule for {K} factors; take K = 1 (VGG) or 2 (ResNet), or select factors with a mask")

@@ -8,6 +8,7 @@ set of one image to judge an image by itself.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from torchvision import ops
 from ._optional import needed_by
 from .activations import to_matrix
 from .factorization import kmeans
-from .feature_maps import Maps
+from .feature_maps import Maps, check_heatmaps, check_maps, check_not_empty
+from .gate import check_counts, described, indices, is_dense
 from .heatmaps import factorize, normalized
 from .matching import foreground, off_border
 
@@ -67,10 +69,16 @@ def binarize(maps: Maps, sizes: Sequence[tuple[int, int]], *, threshold: float =
 
 def _level(maps, sizes, threshold):
     """(K,) above which a position of each factor is foreground."""
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold={threshold} is a probability; take one from 0 up to, but not, 1")
-    if len(sizes) != len(maps) or len(maps) == 0:
+    check_heatmaps(maps)
+    if not isinstance(threshold, Real) or not 0 <= threshold < 1:
+        raise ValueError(f"threshold={threshold!r} is a probability; take one from 0 up to, but not, 1")
+    check_not_empty(sizes)
+    if len(sizes) != len(maps):
         raise ValueError(f"{len(sizes)} sizes for {len(maps)} images; pass one (H, W) per image, n ≥ 1")
+    for i, size in enumerate(sizes):
+        if not isinstance(size, Sequence) or len(size) != 2 or any(
+                isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in size):
+            raise ValueError(f"size {size!r} of image {i} is no (H, W); pass two integers, 1 or more")
     positions = sum(each.shape[1] * each.shape[2] for each in maps)
     return -math.log1p(-threshold) * torch.stack([each.double().sum((1, 2)) for each in maps]).sum(0) / positions
 
@@ -105,15 +113,15 @@ def refine(maps: Maps, photographs: Sequence[Tensor], *, threshold: float = THRE
     with needed_by("segmentation.refine", "grabcut"):
         import cv2
 
+    check_not_empty(photographs)
     sizes = []
     for i, photograph in enumerate(photographs):
-        if not (isinstance(photograph, Tensor) and photograph.is_floating_point() and photograph.dim() == 3
+        if not (is_dense(photograph) and photograph.numel() and photograph.is_floating_point() and photograph.dim() == 3
                 and len(photograph) == 3 and bool(((photograph >= 0) & (photograph <= 1)).all())):
             raise ValueError(f"photograph {i} is not a floating tensor (3, H, W) of RGB in [0, 1]; divide bytes by 255 "
                              "and do not preprocess")
         sizes.append(tuple(photograph.shape[1:]))
-    if side < 1:
-        raise ValueError(f"side={side} is the shorter side of a copy in pixels; take at least 1")
+    check_counts(side=side)
     level = _level(maps, sizes, threshold)
     masks = []
     for each, photograph, size in zip(maps, photographs, sizes, strict=True):
@@ -172,6 +180,7 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
         [torch.Size([3, 1, 7, 7]), torch.Size([3, 1, 7, 7])]
     """
     if method == "nmf":
+        check_counts(rank=rank)
         found = factorize(features, rank, seed=seed).maps
         if rank > 2:
             weights = off_border(found) ** 2
@@ -180,8 +189,10 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
             chosen = foreground(found)
             maps = [each[chosen:chosen + 1] for each in found]
     elif method == "pca":
+        check_heatmaps(features, "features", signed=True)
         maps = _principal(features)
     elif method == "kmeans":
+        check_maps(features)
         clusters = kmeans(torch.cat([to_matrix(each[None]) for each in features]), 2, seed=seed).U.mT
         shapes = [each.shape[1:] for each in features]
         parts = clusters.split([h * w for h, w in shapes], dim=1)
@@ -189,6 +200,7 @@ def single_maps(features: Maps, method: str, *, rank: int = 1, seed: int = 0) ->
         chosen = foreground(found)
         maps = [each[chosen:chosen + 1] for each in found]
     elif method == "channel_sum":
+        check_heatmaps(features, "features")
         maps = [each.sum(0, keepdim=True) for each in features]
     else:
         raise ValueError(f"no method {method!r}; there are 'nmf', 'pca', 'kmeans' and 'channel_sum'")
@@ -211,6 +223,11 @@ def multi_scale(*maps: Maps) -> list[Tensor]:
     """
     if not maps:
         raise ValueError("no maps to add; pass those of each size, the largest last")
+    for i, each in enumerate(maps):
+        check_heatmaps(each, f"maps {i}")
+        if (len(each), len(each[0])) != (len(maps[0]), len(maps[0][0])):
+            raise ValueError(f"maps {i} are {len(each)} × {len(each[0])} factors, and maps 0 are {len(maps[0])} × "
+                             f"{len(maps[0][0])}; pass maps of the same images and factors")
     sums = [torch.zeros_like(each) for each in maps[-1]]
     for coarse in maps:
         scale = 1 / max(float(torch.cat([each.flatten() for each in coarse]).mean()), 1e-12)
@@ -267,20 +284,30 @@ def areas(first: Masks, second: Masks) -> Areas:
         >>> counted.shared.tolist(), counted.first.tolist(), counted.second.tolist()
         ([[[1, 0]]], [[2]], [[2, 1]])
     """
-    if len(first) != len(second) or len(first) == 0:
+    _check_masks(first)
+    _check_masks(second)
+    if len(first) != len(second):
         raise ValueError(f"masks of {len(first)} and of {len(second)} images; both sets need the same n ≥ 1 images")
     shared, sizes = [], []
     for i, (one, other) in enumerate(zip(first, second, strict=True)):
-        if one.dtype != torch.bool or other.dtype != torch.bool:
-            raise ValueError(f"image {i}: masks are {one.dtype} and {other.dtype}, not bool; binarize them, or compare "
-                             f"with a threshold")
-        if one.dim() != 3 or other.dim() != 3 or one.shape[1:] != other.shape[1:]:
+        if one.shape[1:] != other.shape[1:]:
             raise ValueError(f"image {i}: masks {tuple(one.shape)} and {tuple(other.shape)} are not (K, H, W) and "
                              f"(T, H, W) of one size; binarize(maps, sizes) to that of the ground truth")
         x, y = one.flatten(1).double(), other.flatten(1).double()  # exact up to 2⁵³ pixels
         shared.append(x @ y.mT)
         sizes.append((x.sum(1), y.sum(1)))
     return Areas(torch.stack(shared).long(), *(torch.stack(each).long() for each in zip(*sizes, strict=True)))
+
+
+def _check_masks(masks):
+    """Refuse what is not n ≥ 1 tensors (K, H, W) of bool, of one K."""
+    check_not_empty(masks)
+    for i, each in enumerate(masks):
+        if not is_dense(each) or each.dtype != torch.bool or each.dim() != 3 or not each.numel():
+            raise ValueError(f"masks of image {i} are {described(each)}, not bool (K, H, W); binarize maps, or compare "
+                             "with a threshold")
+        if len(each) != len(masks[0]):
+            raise ValueError(f"image {i} has {len(each)} masks, and image 0 has {len(masks[0])}")
 
 
 def iou(first: Masks, second: Masks) -> Tensor:
@@ -352,6 +379,7 @@ def merge(masks: Masks, targets: Masks, *, threshold: float = MERGE) -> Merged:
         >>> merge([halves], [halves.any(0, keepdim=True)]).masks[0].tolist()
         [[[True, False]], [[False, True]], [[True, True]]]
     """
+    _check_share(threshold)
     inside = containment(masks, targets) >= threshold
     members = [(k,) for k in range(len(inside))]
     for chosen in inside.mT:
@@ -359,6 +387,11 @@ def merge(masks: Masks, targets: Masks, *, threshold: float = MERGE) -> Merged:
         if len(union) > 1 and union not in members:
             members.append(union)
     return Merged([_unions(each, members) for each in masks], tuple(members))
+
+
+def _check_share(threshold):
+    if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold!r} is a share of a mask's area; take one from 0 to 1")
 
 
 def _unions(masks, members):
@@ -376,6 +409,8 @@ def mutual_best(scores: Tensor) -> list[tuple[int, int]]:
         >>> mutual_best(torch.tensor([[0.9, 0.2], [0.8, 0.0], [0.1, 0.3]]))
         [(0, 0), (2, 1)]
     """
+    if not is_dense(scores) or scores.dim() != 2 or not scores.numel() or not bool(torch.isfinite(scores).all()):
+        raise ValueError(f"scores are {described(scores)}; expected finite numbers (K, T), K, T ≥ 1")
     best = (scores == scores.amax(1, keepdim=True)) & (scores == scores.amax(0)) & (scores > 0)
     return [(k, t) for k, t in best.nonzero().tolist()]
 
@@ -411,6 +446,9 @@ def match_parts(factors: Masks, parts: Masks, names: Sequence[str], *, threshold
         >>> match_parts([halves], [halves[1:]], ["head"])
         [Match(factor=0, parts=('background',), iou=1.0), Match(factor=1, parts=('head',), iou=1.0)]
     """
+    _check_masks(parts)
+    if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != len(parts[0]):
+        raise ValueError(f"names {names!r} for {len(parts[0])} parts; pass a sequence of as many")
     targets = _with_background(parts)
     merged, called = merge(targets, factors, threshold=threshold), (*names, "background")
     scores = iou(factors, merged.masks)
@@ -435,7 +473,13 @@ def assemble_parts(factors: Masks, parts: Masks, images: Sequence[int]) -> list[
         >>> assemble_parts([factors], [parts], images=[0])[0].tolist()
         [[[True, True, False]]]
     """
-    scores = iou([factors[i] for i in images], _with_background([parts[i] for i in images]))  # (K, T + 1)
+    _check_masks(factors)
+    _check_masks(parts)
+    places = indices(images, "images").tolist()
+    count = min(len(factors), len(parts))
+    if not places or not all(0 <= i < count for i in places):
+        raise ValueError(f"images {places} must be places in a set of {count}, one or more of them")
+    scores = iou([factors[i] for i in places], _with_background([parts[i] for i in places]))  # (K, T + 1)
     owner = scores.argmax(1)
     return [torch.stack([each[owner == t].any(0) for t in range(scores.shape[1] - 1)]) for each in factors]
 
@@ -479,8 +523,15 @@ def one_shot(candidates: Sequence[Masks], image: int, truth: Tensor, *, threshol
         >>> selected.candidate, selected.members, selected.iou
         (1, (0, 1, 2), 1.0)
     """
+    check_not_empty(candidates)
+    if not is_dense(truth) or truth.dim() != 2:
+        raise ValueError(f"truth is {described(truth)}, not bool (H, W)")
+    check_counts(0, image=image)
     found = []
     for i, masks in enumerate(candidates):
+        _check_masks(masks)
+        if image >= len(masks):
+            raise ValueError(f"image={image} is none of the {len(masks)} images of candidate {i}")
         augmented = merge([masks[image]], [truth[None]], threshold=threshold)
         scores = iou(augmented.masks, [truth[None]])[:, 0]
         found.append((float(scores.max()), -i, augmented.members[int(scores.argmax())]))
@@ -505,6 +556,8 @@ def box(mask: Tensor) -> Box | None:
         >>> box(mask)
         (2, 1, 6, 2)
     """
+    if not is_dense(mask) or mask.dtype != torch.bool or mask.dim() != 2:
+        raise ValueError(f"the mask is {described(mask)}, not bool (H, W)")
     labels, count = ndimage.label(mask.cpu().numpy())
     if count == 0:
         return None
@@ -520,18 +573,26 @@ def box_iou(first: Sequence[int], second: Sequence[int]) -> float:
         first, second: x_min, y_min, x_max, y_max.
 
     Raises:
-        ValueError: a box that ends before it begins.
+        ValueError: a box that ends before it begins, and what is no box.
 
     Example:
         >>> box_iou((0, 0, 3, 3), (2, 0, 5, 3))  # 8 pixels of 24
         0.3333333333333333
     """
-    corners = torch.tensor([first[:4], second[:4]], dtype=torch.float64)
-    for corner, given in zip(corners, (first, second), strict=True):
-        if not bool((corner[2:] >= corner[:2]).all()):
-            raise ValueError(f"box {tuple(given)} ends before it begins; expected x_min, y_min, x_max, y_max")
+    corners = torch.stack([_corners(first), _corners(second)])
     corners[:, 2:] += 1  # the last pixel is inside
     return float(ops.box_iou(corners[:1], corners[1:]))
+
+
+def _corners(box):
+    """(4,) of a box, whatever comes behind them."""
+    try:
+        corners = torch.as_tensor(np.asarray(box)[:4].astype(float))
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(f"box {box!r} is none; expected x_min, y_min, x_max, y_max") from error
+    if corners.shape != (4,) or not bool(torch.isfinite(corners).all() & (corners[2:] >= corners[:2]).all()):
+        raise ValueError(f"box {box!r} ends before it begins, or is none; expected x_min, y_min, x_max, y_max")
+    return corners
 
 
 def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]) -> float:
@@ -547,14 +608,20 @@ def corloc(boxes: Sequence[Box | None], truth: Sequence[Sequence[Sequence[int]]]
         The mean of a class's images; 0 ≤ CorLoc ≤ 1.
 
     Raises:
-        ValueError: no boxes, and not as many as lists of true ones.
+        ValueError: no boxes, not as many as lists of true ones, and what is no box.
 
     Example:
         >>> corloc([(0, 0, 9, 9), None], [[(0, 0, 9, 7)], [(0, 0, 9, 9)]])
         0.5
     """
-    if len(boxes) != len(truth) or not boxes:
+    check_not_empty(boxes)
+    check_not_empty(truth)
+    if len(boxes) != len(truth):
         raise ValueError(f"{len(boxes)} boxes for {len(truth)} images; pass one box, or None, per image, n ≥ 1")
+    try:
+        of_images = [list(image) for image in truth]
+    except TypeError as error:
+        raise ValueError(f"true boxes are {described(truth)}; pass a list of boxes for each image") from error
     hits = [any(found is not None and box_iou(found, true) >= 0.5 for true in image)
-            for found, image in zip(boxes, truth, strict=True)]
+            for found, image in zip(boxes, of_images, strict=True)]
     return sum(hits) / len(hits)

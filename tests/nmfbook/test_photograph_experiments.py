@@ -129,7 +129,7 @@ def test_parts_of_pascal_voc(student, monkeypatch, tmp_path):
     assert dict(asked)["cat"]["rbleg"] == "leg" and dict(asked)["cow"]["muzzle"] == "head"
     expected = cosegmentation.measure_matches(student, motorcycle, ranks=(1, 2, 3, 4))["224, K = 3"]
     assert parts.described["cat", 3] == [(name, pytest.approx(score)) for name, score in expected]
-    assert dict(parts.predicted["student", "cow", 4]).keys() == {*motorcycle.names}
+    assert dict(parts.predicted[student.label, "cow", 4]).keys() == {*motorcycle.names}
     assert colocalization.labelled([("head/neck", 0.52), ("leg", 0.314)]) == "head/neck 52; leg 31"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nmfbook import training
-from nmfcore import activations, compression, memorized, networks, stopping, visualization
+from nmfcore import activations, compression, matching, memorized, networks, segmentation, stopping, visualization
 from nmfcore import cam as cam_module
 from nmfcore import feature_maps as feature_maps_module
 from nmfcore import heatmaps as heatmaps_module
@@ -50,6 +50,7 @@ with torch.random.fork_rng(devices=[]):
                                       flat=nn.Flatten(), head=nn.Linear(5, 4)))
     X, MAPS, ROWS = torch.randn(4, 3, 8, 8), torch.rand(4, 5, 6, 6), [torch.rand(2, 5) for _ in range(4)]
     PARTS_OF = Factorization(torch.rand(4 * 64, 2), torch.rand(2, 5))
+    TWO, MASKS = torch.rand(4, 2, 6, 6), torch.rand(4, 2, 12, 10) < 0.4
 Y = torch.arange(4)
 MANY = [(X.repeat(20, 1, 1, 1), Y.repeat(20))]
 
@@ -121,13 +122,32 @@ FUNCTIONS = {
     "Split": dict(x=X, channels=None), "Join": dict(x=torch.rand(2, 4, 3), channels=None),
     "StreamingNMF": dict(A=MAPS[0].flatten(1), rank=2, forget=0.9, turns=1, sweeps=1),
     "NMFPerturbation": dict(rank=2, channels=None, x=MAPS, strength=0.5, every=1, sweeps=1),
-    semi_nmf: dict(A=X.flatten(1), rank=2, max_iter=2)}
+    semi_nmf: dict(A=X.flatten(1), rank=2, max_iter=2),
+    matching.match: dict(maps=TWO, reference=TWO), matching.correlation: dict(first=TWO, second=MAPS),
+    matching.agreement: dict(maps=TWO, reference=TWO), matching.overlap: dict(children=MAPS, parents=TWO),
+    matching.stability: dict(features=MAPS, ranks=[2], seeds=[0, 1]), matching.border_share: dict(maps=TWO),
+    matching.off_border: dict(maps=MAPS), matching.foreground: dict(maps=TWO),
+    segmentation.single_maps: dict(features=MAPS, method="nmf", rank=2),
+    segmentation.multi_scale: dict(maps=[TWO, TWO]),
+    segmentation.binarize: dict(maps=TWO, sizes=4 * [(12, 10)], threshold=0.75),
+    segmentation.refine: dict(maps=TWO, photographs=list(torch.rand(4, 3, 12, 10)), threshold=0.75, side=8),
+    segmentation.areas: dict(first=MASKS, second=MASKS), segmentation.iou: dict(first=MASKS, second=MASKS),
+    segmentation.containment: dict(masks=MASKS, targets=MASKS),
+    segmentation.merge: dict(masks=MASKS, targets=MASKS, threshold=0.2),
+    segmentation.match_parts: dict(factors=MASKS, parts=MASKS, names=["head", "tail"], threshold=0.2),
+    segmentation.assemble_parts: dict(factors=MASKS, parts=MASKS, images=[0, 1]),
+    segmentation.one_shot: dict(candidates=[MASKS, MASKS], image=0, truth=MASKS[0, 0], threshold=0.2),
+    segmentation.mutual_best: dict(scores=torch.rand(2, 3)), segmentation.box: dict(mask=MASKS[0, 0]),
+    segmentation.box_iou: dict(first=(0, 0, 3, 3), second=(2, 0, 5, 3)),
+    segmentation.corloc: dict(boxes=[(0, 0, 9, 9), None], truth=[[(0, 0, 9, 7)], [(0, 0, 9, 9)]])}
 
 
 PASS_ON = ("Split", "Join")  # what they get, as modules of a network do
 
 
 def call(function, arguments, folder):
+    if function is segmentation.multi_scale:
+        return function(*arguments["maps"]) if isinstance(arguments["maps"], list) else function(arguments["maps"])
     if function == "EarlyStopping":
         stopper = EarlyStopping(**arguments)
         stopper.check()
