@@ -66,7 +66,7 @@ def test_a_line_of_the_record_holds_what_was_measured():
     line = experiment.line(found)
     assert line.endswith(" | 100 % (100 to 100 %) | 0.50 / 0.70")
     [(key, known)] = experiment.read([line]).items()
-    assert key == ("the student network", "cups") and known.share == 100
+    assert key == ("student", "cups") and known.share == 100
     assert known.swapped == pytest.approx(experiment.facts(found).swapped, abs=0.5)
     assert experiment.starts_agree([found]) == {"unstable": 2, "figures": 3, "worst": 0.5,
                                                 "worst_where": "student, cups, K = 2"}
