@@ -137,6 +137,9 @@ def test_page_in_the_browser(view, page):
         assert view.locator("mjx-merror, mjx-container [style*='color: red']").count() == 0
     lost = "[...document.querySelectorAll('article img')].filter(e => e.complete && !e.naturalWidth).map(e => e.src)"
     assert view.evaluate(lost) == []
+    for box in view.locator(".nmf-short").all():
+        place = box.bounding_box()
+        assert place["y"] + place["height"] <= 800, "the answer is not on the first screen"
     view.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
     for box in view.locator(".nmf-frames").all():
         slides(box)
