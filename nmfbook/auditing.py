@@ -44,9 +44,8 @@ def audit(number: int = 3, *, names: Sequence[str] = (), job: str = "", device: 
         if entry.provenance["data"]["sha256"] != again.provenance["data"]["sha256"]:
             say(f"not comparable: {entry.experiment} {entry.key} was measured on other data")
             continue
-        pairs = list(zip(numbers(entry.measurements), numbers(again.measurements), strict=False))
-        apart = max(abs(a - b) / max(abs(a), abs(b), 1e-12) for a, b in pairs)
         if alike:
+            apart = _apart(entry.measurements, again.measurements)
             right, how = apart < 1e-3, f"same processor and versions, largest relative difference {apart:.1e}"
         else:
             spread, difference = _spread(entry, known), _difference(entry, again)
@@ -55,6 +54,17 @@ def audit(number: int = 3, *, names: Sequence[str] = (), job: str = "", device: 
         failed += not right
         say(f"{'agrees' if right else 'DIFFERS'}: {entry.experiment} {entry.key} ({how})")
     return 1 if failed else 0
+
+
+def _apart(one, other):
+    """Largest relative difference of numbers in the same places, infinite where other parts differ."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return max((_apart(one[name], other[name]) for name in one), default=0.0)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(_apart, one, other), default=0.0)
+    if all(isinstance(part, int | float) for part in (one, other)):
+        return abs(one - other) / max(abs(one), abs(other), 1e-12)
+    return 0.0 if one == other else math.inf
 
 
 def _aucs(measurements):

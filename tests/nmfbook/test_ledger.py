@@ -254,6 +254,23 @@ def test_an_audit_repeats_jobs_and_finds_a_number_that_was_not_measured(book, ca
     assert f"DIFFERS: tiny {false.key} (same processor" in capsys.readouterr().out
 
 
+def test_an_audit_compares_texts_and_counts_as_well_as_numbers(book, capsys, monkeypatch):
+    """Such as hits and misses, "0110", of which some jobs have nothing else."""
+    def measuring(**changes):
+        measured = {"auc": [0.5, 0.5], "hits": ["0110", "1"]} | changes
+        monkeypatch.setattr(tiny, "measure", lambda job, trained, device="cpu": measured)
+
+    measuring()
+    measure()
+    ledger.accept()
+    assert audit(1) == 0
+    for changes in ({"hits": ["0110", "0"]}, {"hits": ["0110"]}, {"auc": [0.5]}, {"epochs": 5}):
+        measuring(**changes)
+        capsys.readouterr()
+        assert audit(1) == 1
+        assert "DIFFERS" in capsys.readouterr().out
+
+
 def test_an_audit_of_one_job_takes_it_whatever_it_costs(book, capsys, monkeypatch):
     measure()
     ledger.accept()
