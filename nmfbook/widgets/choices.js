@@ -1,7 +1,7 @@
 (() => {
   const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view), state = nmfState('choices');
   const [set, svg, best, words] = ['[data-set]', 'svg', '[role=group]', 'p'].map(name => box.querySelector(name));
-  const selects = [...box.querySelectorAll('[data-factor]')], [LEFT, RIGHT, ROW] = [92, 500, 40];
+  const selects = [...box.querySelectorAll('[data-factor]')], [LEFT, RIGHT, ROW] = [76, 350, 36];
 
   const methods = () => view.sets[set.value], chosen = () => selects.map(select => select.value);
   const levels = factor => [...new Set(methods().flatMap(({values}) => values.map(row => row[factor])))].filter(Boolean);
@@ -23,7 +23,7 @@
     const low = Math.floor(10 * Math.min(...all)) / 10, high = Math.max(low + 0.1, Math.ceil(10 * Math.max(...all)) / 10);
     const x = share => LEFT + (RIGHT - LEFT) * (share - low) / (high - low), bottom = ROW * methods().length + 6;
     const ticks = Array.from({length: Math.round(10 * (high - low)) + 1}, (_, i) => low + i / 10);
-    svg.setAttribute('viewBox', `0 0 580 ${bottom + 40}`);
+    svg.setAttribute('viewBox', `0 0 424 ${bottom + 40}`);
     svg.replaceChildren(
       element('path', {d: `M${LEFT} ${bottom}H${RIGHT}`, stroke: 'currentColor'}),
       ...ticks.map(tick => element('text', {x: x(tick), y: bottom + 16, 'text-anchor': 'middle'},
@@ -37,7 +37,7 @@
             class: 'other'})),
           ...row ? [element('circle', {cx: x(value(row)), cy: y, r: 8, fill: method.color, stroke: 'currentColor',
             'stroke-width': 2, class: 'chosen'})] : [],
-          element('text', {x: RIGHT + 16, y: y + 4}, row ? percent(value(row)) : '–'),
+          element('text', {x: RIGHT + 14, y: y + 4}, row ? percent(value(row)) : '–'),
         ];
       }));
   }
