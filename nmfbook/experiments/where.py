@@ -308,7 +308,7 @@ def claims() -> list[Claim]:
     for data, what in (("masks", "Jaccard index"), ("boxes", "CorLoc")):
 
         def claim(name, sentence, statistic, threshold=0.0, data=data):
-            return Claim(OURS, f"{data}, {name}", sentence, "where", statistic, scales(data), unit="set of rules",
+            return Claim(OURS, f"{data}, {name}", sentence, "where", statistic, scales(data), unit="split into halves",
                          threshold=threshold)
 
         found += [
