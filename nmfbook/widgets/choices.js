@@ -1,6 +1,7 @@
 (() => {
   const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view), state = nmfState('choices');
   const [set, svg, best, words] = ['[data-set]', 'svg', '[role=group]', 'p'].map(name => box.querySelector(name));
+  const element = nmfElements(svg);
   const selects = [...box.querySelectorAll('[data-factor]')], [LEFT, RIGHT, ROW] = [76, 350, 36];
 
   const methods = () => view.sets[set.value], chosen = () => selects.map(select => select.value);
@@ -10,13 +11,6 @@
   const applies = (row, levels) => levels.every((level, i) => row[i] == '' || row[i] == level);
   const at = ({values}, levels) => values.find(row => applies(row, levels));
   const percent = share => `${(100 * share).toFixed(1)} %`;
-
-  function element(name, attributes, text = '') {
-    const made = document.createElementNS('http://www.w3.org/2000/svg', name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.textContent = text;
-    return made;
-  }
 
   function plot() {
     const all = methods().flatMap(({values}) => values.map(value));

@@ -2,18 +2,12 @@
   const box = document.currentScript.parentElement, view = JSON.parse(box.dataset.view), state = nmfState('compression');
   const [choice, slider, told, svg, samples, words] = ['select', '[type=range]', 'output', 'svg', '.samples', 'p']
     .map(name => box.querySelector(name));
+  const element = nmfElements(svg);
   const buttons = [...box.querySelectorAll('[data-method]')], [LEFT, RIGHT, TOP, BOTTOM] = [44, 410, 12, 216];
   let method = buttons[0].dataset.method;
 
   const set = () => view.sets[choice.value];
   const called = () => buttons.find(button => button.dataset.method == method).textContent;
-
-  function element(name, attributes, text = '') {
-    const made = document.createElementNS('http://www.w3.org/2000/svg', name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.textContent = text;
-    return made;
-  }
 
   function plot() {
     const {ranks, networks} = set(), K = ranks[slider.value], last = ranks.at(-1);

@@ -21,14 +21,14 @@ def text(name: str) -> str:
 def view(name: str, data: dict, caption: str, body: str) -> HTML:
     """`<figure class="nmf-name">` with a body, `name.css` and `name.js`, which finds the data in `data-view`.
 
-    They come after `view.css`, `state.js` and `overlay.js`. caption: HTML-free text. body: HTML.
+    They come after `view.css`, `state.js`, `svg.js` and `overlay.js`. caption: HTML-free text. body: HTML.
     """
     # Without the first attribute JupyterLab would take the arrow keys for itself. The style travels along because
     # JupyterLab does not know the book's.
     return HTML(f'<figure class="nmf-view nmf-{name}" data-lm-suppress-shortcuts="true" '
                 f'data-view="{escape(json.dumps(data))}">'
                 f'<style>\n{text("view.css")}{text(f"{name}.css")}</style>{body}<figcaption>{escape(caption)}</figcaption>'
-                f'<script>\n{text("state.js")}{text("overlay.js")}{text(f"{name}.js")}</script></figure>')
+                f'<script>\n{text("state.js")}{text("svg.js")}{text("overlay.js")}{text(f"{name}.js")}</script></figure>')
 
 
 def picture(image: Image.Image | np.ndarray, area: int | None = None, *, name: str = "picture") -> Image.Image:
