@@ -43,7 +43,7 @@ def match(maps: Maps, reference: Maps) -> Tensor:
     if [each.shape[1:] for each in maps] != [each.shape[1:] for each in reference] or reference[0].shape[0] > L:
         raise ValueError(f"maps {_described(maps)} must cover the same images as reference {_described(reference)}, "
                          f"with at least as many factors")
-    _, partners = linear_sum_assignment(-correlation(reference, maps).detach().cpu().numpy())  # rows come in order
+    _, partners = linear_sum_assignment(-_correlation(reference, maps).detach().cpu().numpy())  # rows come in order
     others = [k for k in range(L) if k not in partners]
     return torch.as_tensor([*partners, *others])
 
@@ -65,6 +65,10 @@ def correlation(first: Maps, second: Maps) -> Tensor:
     """
     check_heatmaps(first, "first", signed=True)
     check_heatmaps(second, "second", signed=True)
+    return _correlation(first, second)
+
+
+def _correlation(first, second):
     x, y = (_rows(maps).double() for maps in (first, second))
     if len(x) != len(y):
         raise ValueError(f"first {_described(first)} and second {_described(second)} must cover the same images")
@@ -85,7 +89,7 @@ def agreement(maps: Maps, reference: Maps) -> float:
         1.0
     """
     order = match(maps, reference)
-    return float(correlation(reference, maps)[:, order].diagonal().mean())
+    return float(_correlation(reference, maps)[:, order].diagonal().mean())
 
 
 @isolated()
@@ -167,9 +171,9 @@ def off_border(maps: Maps) -> Tensor:
         >>> off_border(maps)  # 5 of the other's 9 positions are on the border, 12 of 16 of a uniform map
         tensor([0.0000, 0.2593], dtype=torch.float64)
     """
-    check_heatmaps(maps)
+    share = border_share(maps)
     uniform = border_share([torch.ones_like(each[:1]) for each in maps])
-    return (1 - border_share(maps) / uniform).clamp_min(0)
+    return (1 - share / uniform).clamp_min(0)
 
 
 def foreground(maps: Maps) -> int:
