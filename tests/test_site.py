@@ -178,7 +178,7 @@ def slides(box):
 
 
 def test_first_screen(view):
-    """Without scrolling, a first-time reader meets the claim in words, and photographs that one press colours."""
+    """Without scrolling, a first-time reader meets the claim in words, and photographs coloured by their factors, that move."""
     view.open("index.html")
     view.wait_for_selector("article h1")
     claim = view.locator("article p").first
@@ -187,10 +187,11 @@ def test_first_screen(view):
     assert box["y"] + box["height"] <= 800
     figure = view.locator("article figure").first
     assert "heatmap" in figure.inner_text().lower()
-    picture, press = figure.locator("canvas").first, figure.get_by_role("button", name="find what recurs")
+    picture, press = figure.locator("canvas").first, figure.get_by_role("button", name="another start")
     assert all(part.bounding_box()["y"] <= 640 for part in (picture, press)), "they begin below the fold"
+    assert figure.get_by_role("button", name="factor").count() == 3
     press.press("Enter")
-    figure.get_by_role("button", name="factor 3").wait_for(timeout=120_000)
+    figure.get_by_text("K = 3, start 2").wait_for(timeout=120_000)
     assert view.faults == []
 
 

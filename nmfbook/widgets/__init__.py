@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from nmfcore.heatmaps import COLORS
 from nmfcore.networks import MODELS, pretrained
 
-from .view import drawn, text, view, webp
+from .view import drawn, encoded, text, view, webp
 
 _SHOW = text("frames.js").replace("\n", "")  # an attribute: a statement on each line
 
@@ -147,16 +147,18 @@ _RANKS, _MOST = 6, 24  # factors and photographs
 
 
 def student(photographs: Mapping[str, Sequence[tuple[str, np.ndarray | Image.Image]]], *, caption: str, rank: int = 3,
-            weights: str = f"../_static/{WEIGHTS}") -> HTML:
+            maps: Sequence[ArrayLike] | None = None, weights: str = f"../_static/{WEIGHTS}") -> HTML:
     """Heatmaps that the page itself computes, of these photographs or the reader's own: an `IPython.display.HTML`.
 
     The student network and NMF run in the reader's browser, on photographs that are chosen or dropped; nothing is
-    uploaded. The weights are loaded when the view is first used.
+    uploaded. The weights are loaded when the view is first used; until then it shows `maps`.
 
     photographs: sets to begin with, under the names the reader chooses them by; each is a sequence of a name and an
-    image, (H, W, 3) uint8 or of Pillow. caption: HTML-free text. rank: K at first. weights: where the page finds what
-    `student_weights` returns; the built site has it there.
-    Raises ValueError unless there is a set, each has a name and 1 to 24 such photographs with a name, and 1 ≤ rank ≤ 6.
+    image, (H, W, 3) uint8 or of Pillow. caption: HTML-free text. rank: K at first. maps: of the first set's
+    photographs, (rank, h, w) in [0, 1], as `heatmaps` gives them; without them the photographs have no colours at
+    first. weights: where the page finds what `student_weights` returns; the built site has it there.
+    Raises ValueError unless there is a set, each has a name and 1 to 24 such photographs with a name, 1 ≤ rank ≤ 6, and
+    maps are none or such maps.
     """
     if not 1 <= rank <= _RANKS:
         raise ValueError(f"rank {rank} must lie in 1..{_RANKS}")
@@ -169,10 +171,18 @@ def student(photographs: Mapping[str, Sequence[tuple[str, np.ndarray | Image.Ima
         if not 1 <= len(members) <= _MOST:
             raise ValueError(f"{title!r} must have 1 to {_MOST} photographs, got {len(members)}")
         sets[title] = [{"name": name, "webp": webp(image, _SHOWN, name=name)} for name, image in members]
+    of_first = [np.asarray(of_one, dtype=float) for of_one in (() if maps is None else maps)]
+    shapes = [of_one.shape for of_one in of_first]
+    if maps is not None and (len(shapes) != len(next(iter(sets.values()))) or not all(
+            len(shape) == 3 and shape[0] == rank and all(shape) for shape in shapes)):
+        raise ValueError(f"maps must be ({rank}, h, w) for each photograph of the first set, got {shapes}")
+    if not all(((of_one >= 0) & (of_one <= 1)).all() for of_one in of_first):
+        raise ValueError("maps must lie in [0, 1], as `heatmaps` gives them")
+    begun = [{"values": encoded(of_one), "height": of_one.shape[1], "width": of_one.shape[2]} for of_one in of_first]
     options = "".join(f'<option value="{escape(title)}">{escape(title)}</option>' for title in sets)
     return view(
-        "student", {"sets": sets, "colors": COLORS[:_RANKS], "area": _AREA, "shown": _SHOWN, "most": _MOST,
-                    "weights": weights, "engine": text("student_worker.js")}, caption,
+        "student", {"sets": sets, "begun": begun, "colors": COLORS[:_RANKS], "area": _AREA, "shown": _SHOWN,
+                    "most": _MOST, "weights": weights, "engine": text("student_worker.js")}, caption,
         f'<div class="bar"><label>photographs <select autocomplete="off">{options}'
         f'<option value="" disabled hidden>your own</option></select></label>'
         f'<label class="drop">drop your own here, or <b>choose files</b>'

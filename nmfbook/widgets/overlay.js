@@ -1,3 +1,8 @@
+// What view.py has encoded, as numbers in [0, 1].
+function nmfDecoded(text) {
+  return Float64Array.from(new Uint16Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer), x => x / 65535);
+}
+
 // Map k of {values, width, height}, maps in turn, by bilinear interpolation; pixels are squares around their centres.
 function nmfEnlarged({values, width, height}, columns, rows, k = 0) {
   const large = new Float64Array(columns * rows), from = k * width * height;

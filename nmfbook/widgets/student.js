@@ -307,8 +307,19 @@
     return true;
   }
 
+  function begin() {  // with what was computed before
+    if (!view.begun.length) return;
+    photographs.forEach((photograph, i) => {
+      photograph.maps = {...view.begun[i], values: nmfDecoded(view.begun[i].values)};
+    });
+    coloured = K;
+    again.textContent = 'another start';
+    draw();
+  }
+
   state.onarrival(arrive);
-  say('Press a button: the network is then loaded from this site and runs here. Nothing is uploaded.');
-  if (!arrive()) opened = choose(choice.value);
+  say(`${view.begun.length ? 'Computed when this page was made. Move K, take another start or drop photographs'
+    : 'Press a button'}: the network is then loaded from this site and runs here. Nothing is uploaded.`);
+  if (!arrive()) opened = choose(choice.value).then(begin);
   Object.assign(box, {ask, ready, overlaid, photographs: () => photographs});
 })();

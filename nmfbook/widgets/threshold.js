@@ -8,8 +8,8 @@
   const color = () => [1, 3, 5].map(i => parseInt(view.colors[k].slice(i, i + 2), 16));
 
   function values() {  // of the factor's map, in [0, 1]
-    const bytes = Uint8Array.from(atob(at.maps), c => c.charCodeAt(0)), area = at.grid[0] * at.grid[1];
-    return Float64Array.from(new Uint16Array(bytes.buffer).subarray(k * area, (k + 1) * area), x => x / 65535);
+    const area = at.grid[0] * at.grid[1];
+    return nmfDecoded(at.maps).subarray(k * area, (k + 1) * area);
   }
 
   function prepare() {  // another factor or outline

@@ -1,6 +1,5 @@
 """A threshold over heatmaps: which mask it makes of a photograph, and how well that fits an outline."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -11,7 +10,7 @@ from PIL import Image
 
 from nmfcore.heatmaps import COLORS
 
-from .view import picture, view, webp
+from .view import encoded, picture, view, webp
 
 _AREA = 320 ** 2  # pixels of a photograph on the page
 _STEPS = 100  # thresholds, from 0 on
@@ -74,4 +73,4 @@ def _entry(name, image, maps, masks):
         small = np.asarray(Image.fromarray(mask).resize(shown.size, Image.Resampling.NEAREST)).ravel()
         runs[title] = np.diff(np.flatnonzero(np.diff(small, prepend=False)), prepend=0).tolist()  # outside, inside, …
     return {"name": name, "webp": webp(shown), "size": shown.size, "rank": len(maps), "grid": maps.shape[1:],
-            "maps": b64encode((maps * 65535).round().astype("<u2").tobytes()).decode(), "references": runs}
+            "maps": encoded(maps), "references": runs}

@@ -48,6 +48,11 @@ def picture(image: Image.Image | np.ndarray, area: int | None = None, *, name: s
     return image
 
 
+def encoded(maps: np.ndarray) -> str:
+    """Numbers in [0, 1] as text, of 16 bits each."""
+    return b64encode((maps * 65535).round().astype("<u2").tobytes()).decode()
+
+
 def drawn(figure: Figure, dpi: int) -> str:
     """A matplotlib figure, which is closed, as a `data:` address: WebP."""
     file = BytesIO()

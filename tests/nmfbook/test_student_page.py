@@ -277,6 +277,20 @@ def test_the_pictures_are_the_overlays_of_the_library(opened):
     assert tops == (100 * heat.amax((1, 2))).round().int().tolist()
 
 
+def test_maps_that_are_given_colour_the_photographs_before_anything_is_loaded(opened):
+    plain = pictures(opened())
+    heat = torch.rand(2, 3, 5, 7, generator=torch.manual_seed(0))
+    box = opened(maps=[*heat.numpy()])
+    assert "Move K" in words(box) and box.locator(".legend button").count() == 3 and box.locator(".save").is_enabled()
+    for shown, picture, given in zip(pictures(box), plain, heat, strict=True):
+        large = interpolate(given[None], picture.shape[1:], mode="bilinear", align_corners=False)
+        assert (shown / 255 - overlay(picture[None] / 255, large)[0]).abs().max() < 1.01 / 255
+    assert not box.page.evaluate("'nmfStudent' in globalThis")
+    box.get_by_role("button", name="another start").click()
+    settled(box, "K = 3, start 2: the network")
+    assert [each.shape[1:] for each in maps(box)] != [(5, 7), (5, 7)]
+
+
 def test_everything_obeys_the_keyboard(opened):
     box = opened()
     page, slider = box.page, box.locator("[type=range]")
@@ -450,6 +464,9 @@ def test_oddly_named_photographs_are_shown_as_they_are_named(opened):
     ({"x": [("cat", CAT[:0])]}, {}, "'cat' must be"),
     ({"x": [("cat", CAT)]}, {"rank": 7}, r"rank 7 must lie in 1\.\.6"),
     ({"x": [("cat", CAT)]}, {"rank": 0}, "rank 0"),
+    ({"x": [("cat", CAT)]}, {"maps": []}, r"maps must be \(3, h, w\) for each photograph of the first set, got \[\]"),
+    ({"x": [("cat", CAT)]}, {"maps": [np.ones((2, 4, 4))]}, r"got \[\(2, 4, 4\)\]"),
+    ({"x": [("cat", CAT)]}, {"maps": [np.full((3, 4, 4), np.nan)]}, r"maps must lie in \[0, 1\]"),
 ])
 def test_bad_photographs(sets, options, message):
     with pytest.raises(ValueError, match=message):
