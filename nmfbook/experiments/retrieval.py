@@ -42,6 +42,7 @@ DIMENSIONS = (0, 128, None)  # whitened directions: none whitened, at most so ma
 PLACES = 30  # of the first so many results the precision of kinds is taken (thesis eq. 5.8)
 LEARN = 200  # photographs, at most, that whitening is learned on
 AT_ONCE = 32  # photographs whose maps are in memory
+MULTI = " multi-scale"  # of a method: the local descriptors of the photographs at all sides of their set, added up
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Job:
     data: str
     network: str
     side: int
-    method: str  # "nmf", for both V and V·U, or one of `nmfcore.retrieval.METHODS`
+    method: str  # "nmf", for both V and V·U, or one of `nmfcore.retrieval.METHODS`, or either with `MULTI`
     rank: int = 0  # of "nmf"
     solver: str = ""  # of "nmf"
     iterations: int | None = None  # of its solver; None: until it converges
@@ -70,7 +71,8 @@ class Photos:
 
 
 def jobs() -> list[Job]:
-    """The digits first; then R-MAC and NMF at the first side of each set, and only then what no claim needs."""
+    """The digits first; then R-MAC and NMF at the first side of each set, and only then what no claim needs, the peers
+    and several sides at once before each other side by itself."""
     digits = [Job("digits", "digits", 16, "nmf", rank, "hals") for rank in (4, 16)]
     first = [(name, network, sides[0]) for network in NETWORKS for name, sides in SIDES.items()]
     more = [(name, network, side) for network in NETWORKS for name, sides in SIDES.items() for side in sides[1:]]
@@ -80,7 +82,10 @@ def jobs() -> list[Job]:
 
     def nmf(sets):
         return [Job(*where, "nmf", rank, *stop) for rank in RANKS for stop in STOPS.values() for where in sets]
-    return [*digits, *peers(first, ("rmac",)), *nmf(first), *peers(first, ("gem", "mac", "crow")),
+    several = [where for where in first if len(SIDES[where[0]]) > 1]
+    multi = [*peers(several, ("rmac" + MULTI, "gem" + MULTI)),
+             *(Job(*where, "nmf" + MULTI, rank, *STOPS["converged"]) for rank in RANKS[:2] for where in several)]
+    return [*digits, *peers(first, ("rmac",)), *nmf(first), *peers(first, ("gem", "mac", "crow")), *multi,
             *peers(more, ("rmac",)), *nmf(more), *peers(more, ("gem", "mac", "crow"))]
 
 
@@ -101,7 +106,7 @@ def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:
     return _digits(folder, device) if job.data == "digits" else _photographs(job.data, job.network, job.side, device)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=4)
 def _photographs(name, network, side, device):
     from .. import backbones  # with them come pooch and scikit-image, which a machine that measures may lack
     from . import image_retrieval
@@ -136,18 +141,19 @@ def _digits(folder, device):
 
 def measure(job: Job, photos: Photos, *, device: str = "cpu") -> dict:
     """Average precision of each query in thousandths, by descriptor, box rule and whitened directions."""
-    other, collection, found = LEARNED[job.data], photos.collection, {}
-    learned = photos if other == job.data else _photographs(other, job.network, SIDES[other][0], device)
-    some = [learned.maps[i] for i in range(0, len(learned.maps), -(-len(learned.maps) // LEARN))]
-    local = _local(job, photos.maps, device)
-    database, training = _descriptors(job, local), _descriptors(job, _local(job, some, device))
-    queries = _queries(job, photos, local, device)
+    collection, found = photos.collection, {}
+    more, other = SIDES[job.data][1:] if job.method.endswith(MULTI) else (), LEARNED[job.data]
+    shown = [photos, *(_photographs(job.data, job.network, side, device) for side in more)]
+    taught = shown if other == job.data else [
+        _photographs(other, job.network, side, device) for side in SIDES[other][:len(shown)]]
+    at_sides = [_rows(job, *of_side, device) for of_side in zip(shown, taught, strict=True)]
+    database, training, queries = map(_together, zip(*at_sides, strict=True))
     for name, dimensions in product(database, DIMENSIONS):
         regional = name == "rmac"
         whitening = None if dimensions == 0 else Whitening.fit(training[name], dimensions=dimensions)
         index = pooled(database[name], whitening, regional=regional)
-        for rule, rows in queries.items():
-            scores = pooled(rows[name], whitening, regional=regional) @ index.mT
+        for rule in dict.fromkeys(rule for rule, _ in queries):
+            scores = pooled(queries[rule, name], whitening, regional=regional) @ index.mT
             order = scores.sort(dim=1, descending=True, stable=True).indices
             rankings = [[collection.names[i] for i in row] for row in order.tolist()]
             found[f"{name}, {rule}, {dimensions if dimensions is not None else 'all'}"] = [
@@ -164,23 +170,41 @@ def _precision(ranking, query, places):
     return average_precision_at(others, query.positives - {query.image}, places)
 
 
+def _rows(job, shown, taught, device):
+    """{descriptor: rows of each image} at one side, the same of what teaches the whitening, and those of queries."""
+    local = _local(job, shown.maps, device)
+    some = [taught.maps[i] for i in range(0, len(taught.maps), -(-len(taught.maps) // LEARN))]
+    return (_descriptors(job, local), _descriptors(job, _local(job, some, device)),
+            {(rule, name): rows for rule, of_rule in _queries(job, shown, local, device).items()
+             for name, rows in of_rule.items()})
+
+
+def _together(parts):
+    """Of each image its rows at all sides."""
+    return {name: [torch.cat(rows) for rows in zip(*(part[name] for part in parts), strict=True)] for name in parts[0]}
+
+
 def _local(job, maps, device) -> list:
     """Of each image (heatmaps, V), or the local descriptors of a peer."""
     found: list = []
     for first in range(0, len(maps), AT_ONCE):
         some = [maps[i].to(device) for i in range(first, min(first + AT_ONCE, len(maps)))]
-        if job.method == "nmf":
+        if _by_nmf(job):
             factors = image_factors(some, job.rank, solver=job.solver, max_iter=job.iterations, seed=job.seed)
             found += [(heat.cpu(), V.cpu()) for heat, V in factors]
         else:
-            found += [rows.cpu() for rows in describe(some, job.method)]
+            found += [rows.cpu() for rows in describe(some, job.method.removesuffix(MULTI))]
     return found
+
+
+def _by_nmf(job):
+    return job.method.removesuffix(MULTI) == "nmf"
 
 
 def _descriptors(job, local) -> dict[str, list]:
     """{"nmf_v": rows of each image, "nmf_vu": rows}, or those of one peer."""
-    if job.method != "nmf":
-        return {job.method: local}
+    if not _by_nmf(job):
+        return {job.method.removesuffix(MULTI): local}
     return {"nmf_v": [normalize(V, dim=1) for _, V in local],
             "nmf_vu": [normalize(mixed(heat, V), dim=1) for heat, V in local]}
 
@@ -192,7 +216,7 @@ def _queries(job, photos, local, device) -> dict[str, dict[str, list]]:
     rules = {"whole": _descriptors(job, whole)}
     if photos.cuts:
         rules["cropped"] = _descriptors(job, _local(job, photos.cuts, device))
-        if job.method == "nmf":
+        if _by_nmf(job):
             inside = []
             for query, (heat, V) in zip(collection.queries, whole, strict=True):
                 with warnings.catch_warnings():
@@ -271,23 +295,23 @@ def _ahead(ours, other, split, units):
 
 
 FACTORS = ("box rule", "whitened directions", "rank", "solver and iterations")
+OFFERED = (*FACTORS, "shorter side")
 
 
 def by_choice(measured: list) -> dict[str, dict[str, dict[tuple[str, ...], float]]]:
-    """{network and set: {descriptor: {a level of each of `FACTORS`, in words: mean precision}}}, at the first side of
-    each set; "" where a peer has no rank and no solver."""
+    """{network and set: {descriptor: {a level of each of `OFFERED`, in words: mean precision}}}; "" where a peer has no
+    rank and no solver."""
     found: dict[str, dict[str, dict[tuple[str, ...], float]]] = {}
     for entry in measured:
         job = entry.job
-        if job["side"] != SIDES.get(job["data"], (job["side"],))[0]:
-            continue
         of_set = found.setdefault(f"{LABELS[job['network']]}, {job['data']}", {})
         stop = "" if not job["solver"] else "converged" if job["iterations"] is None else f"{job['iterations']} updates"
+        sides = SIDES[job["data"]] if job["method"].endswith(MULTI) else (job["side"],)
         for what, precisions in entry.measurements.items():
             name, rule, directions = what.split(", ")
             of_set.setdefault(TITLES[name], {})[
-                rule, "none" if directions == "0" else directions,
-                str(job["rank"] or ""), stop] = float(np.mean(precisions)) / 1000
+                rule, "none" if directions == "0" else directions, str(job["rank"] or ""), stop,
+                " and ".join(map(str, sides)) + " px"] = float(np.mean(precisions)) / 1000
     return found
 
 

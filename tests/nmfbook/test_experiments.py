@@ -231,6 +231,17 @@ def test_retrieval_on_digits_gives_a_precision_for_each_query_and_choice(tmp_pat
         others, query.positives - {query.image}, retrieval.PLACES))
     stopped = retrieval.measure(replace(nmf, solver="mu", iterations=1), photos)
     assert stopped != precisions
+    monkeypatch.setitem(retrieval.SIDES, "digits", (16, 8))
+    monkeypatch.setattr(retrieval, "_photographs", lambda *_: replace(photos, maps=[each[:, ::2, ::2] for each in
+                                                                                   photos.maps]))
+    several = retrieval.measure(replace(nmf, method="rmac multi-scale", rank=0, solver=""), photos)
+    rows = [torch.cat([own, coarse]) for own, coarse in zip(
+        rows, describe([each[:, ::2, ::2] for each in photos.maps], "rmac"), strict=True)]
+    scores = pooled(rows, None, regional=True) @ pooled([rows[0]], None, regional=True)[0]
+    others = [names[i] for i in scores.sort(descending=True, stable=True).indices.tolist() if i]
+    assert several["rmac, whole, 0"][0] == round(1000 * average_precision_at(
+        others, query.positives - {query.image}, retrieval.PLACES))
+    assert several != peer
 
 
 def test_shares_of_the_variance_are_those_of_what_was_put_in():
@@ -258,12 +269,14 @@ def test_precisions_by_choice_are_means_of_what_was_measured():
     assert {*designs} == {f"{label}, {data}" for label in ("VGG-19", "ResNet-50") for data in retrieval.SIDES}
     of = designs["VGG-19, voc"]
     assert {*of} == {"NMF V", "NMF V·U", "R-MAC"}
-    assert {len(levels) for levels in of["NMF V"]} == {len(retrieval.FACTORS)}
+    assert {len(levels) for levels in of["NMF V"]} == {len(retrieval.OFFERED)}
     assert len(of["NMF V"]) == 2 * 2 * len(retrieval.RANKS) * len(retrieval.STOPS) and len(of["R-MAC"]) == 2 * 2
-    assert of["NMF V"]["cropped", "all", "4", "20 updates"] == pytest.approx(0.6)
-    assert of["NMF V"]["whole", "none", "64", "converged"] == pytest.approx(0.55)
-    assert of["R-MAC"]["whole", "none", "", ""] == pytest.approx(0.5)
-    assert not retrieval.by_choice([replace(made[0], job=made[0].job | {"side": 100})])
+    assert of["NMF V"]["cropped", "all", "4", "20 updates", "448 px"] == pytest.approx(0.6)
+    assert of["NMF V"]["whole", "none", "64", "converged", "448 px"] == pytest.approx(0.55)
+    assert of["R-MAC"]["whole", "none", "", "", "448 px"] == pytest.approx(0.5)
+    several = next(entry for entry in made if entry.job["method"] == "rmac" and entry.job["data"] == "voc")
+    several = retrieval.by_choice([replace(several, job=several.job | {"method": "rmac" + retrieval.MULTI})])
+    assert {levels[-1] for levels in several["VGG-19, voc"]["R-MAC"]} == {"448 and 224 px"}
 
 
 def test_scale_measures_as_the_experiments_whose_lines_it_has():
