@@ -159,9 +159,9 @@ def icoseg(name: str) -> MaskedSet:
 def parts(name: str) -> MaskedSet:
     """Parts of the objects in an iCoseg set, from the polygons in `data/annotations/<name>.json`, which are ours.
 
-    "elephants" or "gymnasts". Where polygons overlap, the later one is in front. The photographs lie in
-    `image_sets/icoseg/<set>` or `icoseg/images/<set>`. Raises ValueError also for a photograph that is not the one
-    the polygons were drawn on.
+    "elephants", "gymnasts", or the "trees" behind the elephants. Where polygons overlap, the later one is in front. The
+    photographs lie in `image_sets/icoseg/<set>` or `icoseg/images/<set>`. Raises ValueError also for a photograph that
+    is not the one the polygons were drawn on.
     """
     file = ANNOTATIONS / f"{name}.json"
     if not file.is_file():

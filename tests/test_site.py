@@ -178,7 +178,7 @@ def slides(box):
 
 
 def test_first_screen(view):
-    """Without scrolling, a first-time reader meets the claim in words, and photographs coloured by their factors, that move."""
+    """Without scrolling, a first-time reader meets the claim in words, and photographs that their factors colour."""
     view.open("index.html")
     view.wait_for_selector("article h1")
     claim = view.locator("article p").first

@@ -291,3 +291,22 @@ def test_they_run_where_only_torch_and_scikit_learn_are():
     run = ("from nmfbook import auditing, ledger, measuring\nfrom nmfbook.experiments import data\n"
            "list(map(ledger.experiment, ledger.EXPERIMENTS))\ndata.load('digits')")
     subprocess.run([sys.executable, "-c", block + run], check=True, cwd=ledger.ROOT)
+
+
+def test_a_factor_that_is_what_was_outlined_is_found_at_the_rank_that_has_it(tmp_path, monkeypatch):
+    from nmfbook import backbones
+
+    trees = experiment("trees")
+    job = next(job for job in trees.jobs() if job.data == "digits")
+    photos = trees.train(job, tmp_path)
+    corner = torch.zeros(2, 3, 12, 16)
+    corner[:, 0], corner[:, 1, :6, :8], corner[1, 2, 6:, 8:] = 0.1, 2, 1  # everywhere, upper left, lower right of one
+    outlines = [torch.zeros(1, 96, 128, dtype=torch.bool) for _ in corner]
+    for outline in outlines:
+        outline[:, :48, :64] = True
+    pictures = replace(photos.pictures, pictures=photos.pictures.pictures[:2], masks=tuple(outlines))
+    monkeypatch.setattr(backbones.Backbone, "maps", lambda *_: corner)
+    monkeypatch.setattr(trees, "RANKS", (1, 2, 3))
+    found = trees.measure(job, replace(photos, pictures=pictures, outlines=outlines))
+    assert {*found} == {"1", "2", "3"} and all(len(starts) == job.starts for starts in found.values())
+    assert min(found["3"][0]) > 850 and all(0 <= value <= 1000 for value in found["1"][0])
