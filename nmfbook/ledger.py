@@ -21,7 +21,7 @@ from . import files
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "data" / "ledger"
 EXPERIMENTS = ("early_stopping", "memorizing_networks", "generalization", "imagenet", "scale", "retrieval",
-               "memorized", "density", "importance", "where", "trees")
+               "memorized", "density", "importance", "where", "trees", "pictures")
 LARGEST = 6144  # bytes of a file
 
 

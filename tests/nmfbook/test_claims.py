@@ -12,7 +12,7 @@ from nmfbook.statistics import bootstrap, effect, fall, pearson, proportion, sep
 
 CLAIMS = [(name, claim) for name in EXPERIMENTS for claim in experiment(name).claims()]
 ROWS = {"F1.1", "F3.1", *(f"F3.{i}" for i in range(3, 12)), *(f"C3.{i}" for i in range(1, 6)), "T5.1", "T5.3",
-        "C4.1", "C4.2", "C5.1", "C6.4", OURS}
+        "C4.1", "C4.2", "C5.1", "C6.4", OURS, "F1.3", *(f"F5.{i}" for i in range(2, 6))}
 
 
 def synthetic(name, kind):

@@ -310,3 +310,27 @@ def test_a_factor_that_is_what_was_outlined_is_found_at_the_rank_that_has_it(tmp
     found = trees.measure(job, replace(photos, pictures=pictures, outlines=outlines))
     assert {*found} == {"1", "2", "3"} and all(len(starts) == job.starts for starts in found.values())
     assert min(found["3"][0]) > 850 and all(0 <= value <= 1000 for value in found["1"][0])
+
+
+def test_a_picture_of_what_a_heatmap_covers_is_given_to_it():
+    pictures = experiment("pictures")
+    features = torch.rand(3, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+    heat = torch.zeros(3, 2, 4, 4)
+    heat[:, 0, :, :2], heat[:, 1, :, 2:] = 1, 0.5  # left and right halves
+    features[:, 0, :, :4] += 5
+    features[:, 1, :, 4:] += 5
+    regions = pictures.covered(features, heat)
+    assert regions.shape == (2, 6) and regions[0, 0] > 2 * regions[0, 1] and regions[1, 1] > 2 * regions[1, 0]
+    alike = torch.stack([features[0, :, :, 4:], features[1, :, :, :4]]).roll(2, 3)  # of the right half, of the left
+    table = pictures.cosines(pictures.described([*alike]), regions)
+    assert table.argmax(1).tolist() == [1, 0]
+    one = features[:1, :, :4, :4]  # uniform weights: the plain mean
+    torch.testing.assert_close(pictures.covered(one, torch.ones(1, 1, 2, 2)), pictures.described([*one]))
+
+
+def test_the_blind_comparison_on_digits(tmp_path):
+    pictures = experiment("pictures")
+    job = replace(next(job for job in pictures.jobs() if job.data == "digits"), steps=2, side=32)
+    found = pictures.measure(job, pictures.train(job, tmp_path))
+    table = np.array(found["cosines"])
+    assert table.shape == (3, 3) and np.abs(table).max() <= 1 + 1e-6
