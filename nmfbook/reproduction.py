@@ -77,7 +77,7 @@ def pages(root, notebooks):
     if complaints:
         raise ValueError("\n".join(complaints))
     judged = claims.by_row(judgments)
-    verdict = {}
+    verdict, reports_on = {}, {}
     for entry in rows:
         name = entry["row"]
         _, report = recorded.get(name) or built.get(name) or (None, None)
@@ -86,8 +86,12 @@ def pages(root, notebooks):
             cure = ("a chapter or the ledger: empty `waits` in" if answered else
                     "no chapter: say in `waits` what it waits for, in")
             raise ValueError(f"{name} is reported by {cure} data/thesis/rows.csv")
-        verdict[name] = (report["verdict"] if report else claims.row_verdict(judged[name]) if answered else
-                         entry["waits"].partition(":")[0])
+        computed = claims.row_verdict(judged[name]) if name in judged else entry["waits"].partition(":")[0]
+        # Once all claims are judged they go before what a chapter reports, but where the thesis only proposes.
+        if report and (name not in judged or computed == "measuring" or report["verdict"] == "measured"):
+            computed = report["verdict"]
+            reports_on[name] = report["data"]
+        verdict[name] = computed
         if verdict[name] == "fails at smaller scale" and any(j.answer is None for j in judged.get(name, ())):
             verdict[name] = "measuring"  # no small run speaks against the thesis while a larger one is under way
         if verdict[name] not in MEANINGS:
@@ -96,8 +100,7 @@ def pages(root, notebooks):
     rests_on = {name: claims.row_words(judgments).partition(", ")[2] if verdict[name] == "measuring" else
                 "; ".join(sorted({f"{judgment.scale.label}, {judgment.n} {judgment.claim.unit}"
                                   for judgment in judgments})) for name, judgments in judged.items() if name in verdict}
-    rests_on |= {name: report["data"] for name, (_, report) in (built | recorded).items()
-                 if verdict[name] != "measuring"}
+    rests_on |= {name: on for name, on in reports_on.items() if verdict[name] != "measuring"}
 
     entries = [_entry(entry, verdict[entry["row"]], built.get(entry["row"]), recorded.get(entry["row"]),
                       judged.get(entry["row"], []), nodes) for entry in rows]
