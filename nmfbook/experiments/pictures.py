@@ -42,8 +42,8 @@ class Job:
     judge: str
     seed: int  # of the factorization, of the pictures' noise and movements
     rank: int = RANK
-    side: int = 128  # of a picture
-    steps: int = 128
+    side: int = 112  # of a picture
+    steps: int = 96
 
 
 @dataclass(frozen=True)
