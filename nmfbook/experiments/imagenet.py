@@ -1,7 +1,7 @@
 """VGG-19 on ImageNet, its three deepest layers compressed or ablated, one class or several in a batch, F3.11.
 
 Protocol of thesis section 3.5.4: batches of 50 training photographs, 50 random classes. Here ten classes, all there are
-at hand; one job is one method on one kind of batch.
+at hand; one job is one method on one kind of batch. A control of ours: photographs alone among those of another class.
 """
 
 import hashlib
@@ -9,16 +9,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from nmfcore.activations import to_maps, to_matrix
 from nmfcore.compression import accuracy_curve, class_batches, mixed_batches
 from nmfcore.networks import data_folder, pretrained
+from nmfcore.solver import nmf
 
-from ..claims import Claim, Scale
+from ..claims import OURS, Claim, Scale
 from ..datasets import image_folder
 from ..statistics import bootstrap, pearson
 from . import data, memorizing_networks
@@ -28,11 +31,14 @@ TRAINING, MEASUREMENT = 1, 1
 PLACES = {"n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497, "n03394916": 566,
           "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701}
 LAYERS = ["conv5_2", "conv5_3", "conv5_4"]
+STEP = 20  # between ranks, in the thesis
+INTRUDERS = (1, 3, 6)  # a host's place in the order of classes plus these: whose samples visit it, one at a time
 
 
 @dataclass(frozen=True)
 class Job:
-    """One curve: `kind` of batch ("single", "multi", or "held out": single-class, of validation photographs)."""
+    """One curve: `kind` of batch ("single", "multi", "held out": single-class, of validation photographs, or
+    "intruders": single-class but for the last sample)."""
 
     data: str  # "digits" or "imagenet"
     kind: str
@@ -40,7 +46,7 @@ class Job:
     ablate: bool = False
     classes: int = 10
     samples: int = 50
-    step: int = 20  # between ranks
+    step: int = STEP  # between ranks
     seed: int = 0
 
 
@@ -57,8 +63,9 @@ class Subject:
 def jobs() -> list[Job]:
     """The six curves of the figure and the gain on held-out photographs; the digits first."""
     curves = [("single", "nmf", False), ("multi", "nmf", False), ("single", "nmf", True), ("multi", "nmf", True),
-              ("held out", "nmf", False), ("single", "random_ablation", True), ("multi", "random_ablation", True)]
-    return [Job(name, *curve, step=step) for name, step in (("digits", 4), ("imagenet", 20)) for curve in curves]
+              ("held out", "nmf", False), ("single", "random_ablation", True), ("multi", "random_ablation", True),
+              ("intruders", "nmf", False)]
+    return [Job(name, *curve, step=step) for name, step in (("digits", 4), ("imagenet", STEP)) for curve in curves]
 
 
 def needs(job: Job, device: str) -> str | None:
@@ -111,6 +118,8 @@ def _photographs(classes, samples, seed, device):
 
 def measure(job: Job, subject: Subject, *, device: str = "cpu") -> dict:
     """Accuracy over rank of each batch, and of the network left alone; for each class, accuracy on held-out samples."""
+    if job.kind == "intruders":
+        return _intruders(job, subject, device)
     inputs, labels = subject.held_out if job.kind == "held out" else subject.training
     draw = mixed_batches if job.kind == "multi" else class_batches
     batches = [i.to(device) for i in draw(labels, job.samples, seed=job.seed)]
@@ -126,12 +135,47 @@ def measure(job: Job, subject: Subject, *, device: str = "cpu") -> dict:
             "held_out_accuracy": [float(right[subject.held_out[1] == c].double().mean()) for c in classes]}
 
 
+def _intruders(job, subject, device):
+    """Of each batch with a sample of another class: by rank, the share of hosts that stay right, and whether the
+    intruder does ("own") or is taken for a host ("taken"). Only samples count that are right with nothing compressed.
+    """
+    inputs, labels = subject.training
+    alone = torch.cat([_predicted(subject, inputs[i]) for i in torch.arange(len(inputs)).split(job.samples)])
+    known = alone == labels
+    hosts = [batch.to(device) for batch in class_batches(labels, job.samples, seed=job.seed)]
+    ranks = sorted({1, 4, job.step, 3 * job.step, 8 * job.step})
+    found: dict[str, list] = {"ranks": ranks, "hosts": [], "own": [], "taken": []}
+    for host, step in product(range(len(hosts)), INTRUDERS):
+        guests = hosts[(host + step) % len(hosts)]
+        guests = guests[known[guests]]
+        if not len(guests):
+            continue  # the network knows none of that class
+        batch = torch.cat([hosts[host][:-1], guests[:1]])
+        stay = known[batch[:-1]]
+        right = [_predicted(subject, inputs[batch], rank, job.seed) for rank in ranks]
+        found["hosts"].append([float((of[:-1] == labels[batch[:-1]])[stay].double().mean()) for of in right])
+        found["own"].append([int(of[-1] == labels[batch[-1]]) for of in right])
+        found["taken"].append([int(of[-1] == labels[batch[0]]) for of in right])
+    return found
+
+
+@torch.no_grad()
+def _predicted(subject, x, rank=None, seed=0):
+    """(n,) classes of a batch, its layers compressed to a rank one after another; None: left alone."""
+    for name, module in subject.model.named_children():
+        x = module(x)
+        if rank is not None and name in subject.layers:
+            fit = nmf(to_matrix(x), rank, tol=1e-2, seed=seed)
+            x = to_maps(fit.U @ fit.V, x.shape)
+    return x.argmax(1)
+
+
 # --- claims -----------------------------------------------------------------------------------------------
 
 
 def curves(classes: int) -> Callable[[list], list]:
     """A function of entries: {(kind, method, ablated): measurements} where all curves of the figure are measured."""
-    wanted = {(job.kind, job.method, job.ablate) for job in jobs()}
+    wanted = {(job.kind, job.method, job.ablate) for job in jobs() if job.kind != "intruders"}
 
     def units(entries):
         found = {(e.job["kind"], e.job["method"], e.job["ablate"]): e.measurements for e in entries
@@ -140,8 +184,15 @@ def curves(classes: int) -> Callable[[list], list]:
     return units
 
 
+def visits(entries: list) -> list:
+    """Where the intruders are measured: [{kind: (batches,) at the step between ranks}]."""
+    return [{kind: np.array(entry.measurements[kind])[:, entry.measurements["ranks"].index(entry.job["step"])]
+             for kind in ("hosts", "own", "taken")}
+            for entry in entries if entry.job["data"] == "imagenet" and entry.job["kind"] == "intruders"]
+
+
 def claims() -> list[Claim]:
-    """F3.11. Intervals are over classes, or over batches of mixed classes."""
+    """F3.11, and the control. Intervals are over classes, or over batches of mixed classes or with an intruder."""
     scales = (Scale("VGG-19, 10 classes of ImageNet, 50 training photographs each", curves(10), (1,), None),)
 
     def claim(name, sentence, statistic, **options):
@@ -156,6 +207,14 @@ def claims() -> list[Claim]:
         claim("alike", "removing multi-class NMF parts hurts as removing random channels does (accuracies within 0.1)",
               _alike, threshold=0.1, below=True),
         claim("per class", "over classes, AuC is correlated with the accuracy on held-out photographs", _per_class),
+        *(Claim(OURS, f"intruders, {name}", f"at K = {STEP}, {sentence}", "imagenet", statistic,
+                (Scale("VGG-19, a photograph among 49 of another class", visits, (1,), None),),
+                unit="set of thirty batches")
+          for name, sentence, statistic in (
+              ("less", "a photograph stays right less often among those of another class than among its own (shares)",
+               lambda units: bootstrap(np.mean, units[0]["hosts"] - units[0]["own"])),
+              ("taken", "among those of another class it is taken for one of them more often than for what it is "
+               "(shares)", lambda units: bootstrap(np.mean, units[0]["taken"] - units[0]["own"])))),
     ]
 
 
@@ -213,7 +272,11 @@ def synthetic(kind: str) -> list[tuple[Job, dict]]:
     slope = {"holds": 1.0, "fails": -1.0, "undecided": 0.0}[kind]
     found = []
     for job in jobs():
-        if job.data == "imagenet":
+        if job.kind == "intruders" and job.data == "imagenet":
+            own = np.arange(30)[:, None] % 10 < {"holds": 1, "fails": 9, "undecided": 5}[kind]
+            hosts = np.full((30, 1), {"holds": 0.9, "fails": 0.5, "undecided": 0.5}[kind])
+            found.append((job, {"ranks": [job.step], "hosts": hosts, "own": own * 1, "taken": 1 - own}))
+        elif job.data == "imagenet":
             name = "single" if job.kind == "held out" else job.kind
             early, late = levels[name + "-" * job.ablate] if job.method == "nmf" else (0.5, 0.5)
             accuracy = np.array([[0.1, early, early, late, late, 0.8]]) + noise * turn

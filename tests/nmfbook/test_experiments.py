@@ -213,6 +213,21 @@ def test_the_curves_of_the_imagenet_figure_on_digits(tmp_path, monkeypatch):
     assert found["ranks"][0] == 0 and found["ranks"][-1] == 32
 
 
+def test_intruders_are_counted_where_the_network_knows_them(tmp_path, monkeypatch):
+    small = memorizing_networks.Job("digits", 1 / 16, 0, 0, per_class=100, epochs=4, precision="float32")
+    monkeypatch.setattr(imagenet.memorizing_networks, "jobs", lambda: [small])
+    job = next(job for job in imagenet.jobs() if job.kind == "intruders")
+    subject = imagenet.train(job, tmp_path)
+    found = imagenet.measure(job, subject)
+    hosts, own, taken = (np.array(found[kind]) for kind in ("hosts", "own", "taken"))
+    assert found["ranks"] == [1, 4, 12, 32] and hosts.shape == own.shape == taken.shape and len(own) <= 30
+    assert (own + taken <= 1).all() and hosts[:, -1].mean() > 0.95 > hosts[:, 0].mean()
+    assert own[:, -1].mean() > 0.8 > own[:, 0].mean() and taken[:, 0].mean() > taken[:, -1].mean()
+    inputs, labels = subject.training  # a network that knows no sample of the first class has no guests of it
+    monkeypatch.setattr(imagenet, "_predicted", lambda subject, x, *_: torch.full((len(x),), 1))
+    assert len(imagenet.measure(job, replace(subject, training=(inputs, labels)))["own"]) == 3
+
+
 def test_retrieval_on_digits_gives_a_precision_for_each_query_and_choice(tmp_path, monkeypatch):
     small = memorizing_networks.Job("digits", 1 / 16, 0, 0, per_class=100, epochs=3, precision="float32")
     monkeypatch.setattr(retrieval.memorizing_networks, "jobs", lambda: [small])
