@@ -29,7 +29,6 @@ from ..backbones import Backbone
 from ..datasets import PHOTOGRAPHS, pixels
 
 PREDICTED = 6  # classes whose maps CAM takes
-RANKS = (2, RANK, 8)
 EXPANDED = 5  # matches that expansion adds to the query
 AT_ONCE = 256  # feature maps in memory, or on the device
 PUBLISHED = {"Oxford5k": "oxford5k", "Paris6k": "paris6k"}  # the sets of the thesis, and their folders
@@ -158,46 +157,29 @@ def measure_precision(backbone: Backbone, collections: Mapping[str, Collection],
                       dimensions: int, seed: int = 0) -> tuple[dict[str, dict], dict[str, dict]]:
     """{collection: {way: precision of each query}}, and {collection: {method: (index, vectors of the queries)}}.
 
-    A way is a method as it stands, which means at RANK, whitened to `dimensions` directions and without expansion, or
-    a method and what is different: "expanded", another rank, "unwhitened", "all directions", and for NMF "cropped" and
-    "whole", which treat the queries as those of the other methods, or ignore their boxes.
+    A way is a method as it stands, NMF at RANK, whitened to `dimensions` directions, or "<method> expanded": with the
+    best matches added to the query. Other choices are those of `retrieval`.
     """
     tail = _tail(backbone)
-    maps = {name: features(backbone, collection) for name, collection in collections.items()}
-    cuts = {name: cut(backbone, collection) for name, collection in collections.items()}
-    ranks = {method: RANKS if method.startswith("nmf") else (RANK,) for method in METHODS
-             if method != "cam" or tail is not None}
+    methods = [method for method in METHODS if method != "cam" or tail is not None]
     database: dict[tuple, list[Tensor]] = {}
-    asked: dict[tuple, dict[str, list[Tensor]]] = {}  # in the way of the thesis, and in others
+    asked: dict[tuple, list[Tensor]] = {}
     for name, collection in collections.items():
-        for method, rank in ((method, rank) for method, of_method in ranks.items() for rank in of_method):
-            database[name, method, rank] = _described(maps[name], method, backbone, tail, rank=rank, seed=seed)
-            if method.startswith("nmf"):
-                queries = _of_factors(backbone, collection, maps[name], cuts[name], method, rank, seed)
-            else:
-                queries = {"": _described(cuts[name], method, backbone, tail)}
-            asked[name, method, rank] = queries
+        maps, cuts = features(backbone, collection), cut(backbone, collection)
+        for method in methods:
+            database[name, method] = _described(maps, method, backbone, tail, seed=seed)
+            asked[name, method] = (_boxed(backbone, collection, maps, method, seed) if method.startswith("nmf") else
+                                   _described(cuts, method, backbone, tail))
     precision: dict[str, dict] = {}
     searched: dict[str, dict] = {}
-    for name, method, rank in database:
-        collection, ways = collections[name], precision.setdefault(name, {})
-        queries, regional = asked[name, method, rank], method in ("rmac", "cam")
-        for kept in (dimensions, 0, None) if rank == RANK else (dimensions,):
-            whitening = (None if kept == 0 else
-                         Whitening.fit(database[learned[name], method, rank], dimensions=kept))
-            index = Index(pooled(database[name, method, rank], whitening, regional=regional), collection.names)
-            vectors = pooled(queries[""], whitening, regional=regional)
-            if rank != RANK:
-                ways[f"{method} rank {rank}"] = _precision(collection, index, vectors)
-            elif kept != dimensions:
-                ways[f"{method} {'unwhitened' if kept == 0 else 'all directions'}"] = _precision(
-                    collection, index, vectors)
-            else:
-                searched.setdefault(name, {})[method] = index, vectors
-                ways[method] = _precision(collection, index, vectors)
-                ways[f"{method} expanded"] = _precision(collection, index, vectors, EXPANDED)
-                ways |= {f"{method} {form}": _precision(collection, index, pooled(rows, whitening))
-                         for form, rows in queries.items() if form}
+    for name, method in database:
+        collection, ways, regional = collections[name], precision.setdefault(name, {}), method in ("rmac", "cam")
+        whitening = Whitening.fit(database[learned[name], method], dimensions=dimensions)
+        index = Index(pooled(database[name, method], whitening, regional=regional), collection.names)
+        vectors = pooled(asked[name, method], whitening, regional=regional)
+        searched.setdefault(name, {})[method] = index, vectors
+        ways[method] = _precision(collection, index, vectors)
+        ways[f"{method} expanded"] = _precision(collection, index, vectors, EXPANDED)
     return precision, searched
 
 
@@ -259,18 +241,14 @@ def _described(features, method, backbone, tail, **options):
     return rows
 
 
-def _of_factors(backbone, collection, features, cuts, method, rank, seed):
-    """Rows of NMF's queries: in the way of the thesis, by their boxes, and at RANK in two others."""
+def _boxed(backbone, collection, features, method, seed):
+    """Rows of NMF's queries, those in their boxes."""
     device = next(backbone.model.parameters()).device
     place = {name: i for i, name in enumerate(collection.names)}
     whole = [features[place[query.image]].to(device) for query in collection.queries]
     corners = [query.box and tuple(map(int, query.box)) for query in collection.queries]
-    sizes = [collection.sizes[query.image] for query in collection.queries]
-    rows = {"": describe(whole, method, rank=rank, boxes=corners, sizes=sizes, seed=seed)}
-    if rank == RANK and any(corners):
-        rows |= {"cropped": describe(cuts, method, rank=rank, seed=seed),
-                 "whole": describe(whole, method, rank=rank, seed=seed)}
-    return rows
+    return describe(whole, method, boxes=corners, sizes=[collection.sizes[query.image] for query in collection.queries],
+                    seed=seed)
 
 
 def _precision(collection, index, vectors, expand=0):
