@@ -18,7 +18,8 @@ import nmfcore
 
 NETWORKS = ("vgg19", "student")  # the first whose weights are in hand
 SIDE = 224  # pixels of a photograph's shorter side, as the networks were trained
-METHOD, RANK = "nmf_v", 4  # of a search
+METHOD, RANK = "nmf_vu", 8  # of a search: what finds most without whitening and boxes (the book's image_retrieval)
+FACTORS = 4  # of a query and its matches, on their page
 AT_ONCE = 32  # photographs between two saves of an index
 HEATMAPS = """Heatmaps of photographs, on one HTML page.
 
@@ -111,7 +112,7 @@ def search(photos, query, *, top=12, output=".", recursive=False, seed=0, device
     from .feature_maps import feature_maps
     from .heatmaps import factorize
     from .photographs import Photographs, readable
-    from .retrieval import describe, pooled
+    from .retrieval import METHODS, describe, pooled
 
     photos = PhotoSet.named(photos, recursive)
     if not str(query) or not Path(query).is_file():
@@ -129,12 +130,12 @@ def search(photos, query, *, top=12, output=".", recursive=False, seed=0, device
     scores, places = index.search(vector.cpu(), top=top)
     matches = [index.names[i] for i in places[0]]
     shown = Photographs([query, *(photos.folder / match for match in matches)], side=SIDE, preprocess=preprocess)
-    fit = factorize(feature_maps(model, shown, layer=preprocess.layer, batch_size=4), RANK, seed=seed)
+    fit = factorize(feature_maps(model, shown, layer=preprocess.layer, batch_size=4), FACTORS, seed=seed)
     captions = [f"Query: {query.name}", *(f"{rank}. {match}, cosine {score:.2f}" for rank, (match, score) in
                                           enumerate(zip(matches, scores[0].tolist(), strict=True), start=1))]
     about = [f"The {len(matches)} of {_counted(len(index.names))} of the folder {title} that are most like the query, "
-             f"by the rows of V of each at K = {RANK}. Network: {preprocess.source}, layer {preprocess.layer}.",
-             "Query and matches were then factorized together: a colour is a factor, the same in all of them.",
+             f"by {METHODS[METHOD]} of each at K = {RANK}. Network: {preprocess.source}, layer {preprocess.layer}.",
+             f"Query and matches were then factorized together, K = {FACTORS}: a colour is a factor, the same in all.",
              *pages.absent(index.left_out, photos.listed()[1], photos.folder)]
     pages.contact_sheet(file, shown, fit.maps, captions, title=f"{readable(query.name)} in {title}", about=about,
                         owner=owner)

@@ -315,6 +315,15 @@ FACTORS = ("box rule", "whitened directions", "rank", "solver and iterations")
 OFFERED = (*FACTORS, "shorter side")
 
 
+def winner(table: dict, data: str = "imagenet") -> tuple[str, int]:
+    """The descriptor and rank with the highest mean precision on a set where queries are whole, nothing is whitened and
+    NMF converges: what a search in somebody's own photographs can use."""
+    found = {(name, rank): precisions.mean()
+             for (of, name, rule, directions, rank, solver, iterations), precisions in table.items()
+             if (of, rule, directions) == (data, "whole", "0") and (solver, iterations) in (("", None), ("hals", None))}
+    return max(found, key=lambda choice: found[choice])
+
+
 def by_choice(measured: list) -> dict[str, dict[str, dict[tuple[str, ...], float]]]:
     """{network and set: {descriptor: {a level of each of `OFFERED`, in words: mean precision}}}; "" where a peer has no
     rank and no solver."""

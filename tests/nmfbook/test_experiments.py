@@ -16,6 +16,7 @@ from nmfbook.experiments import data, early_stopping, generalization, imagenet, 
 from nmfbook.ledger import EXPERIMENTS, LARGEST, Entry, experiment, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
+from nmfcore import cli
 from nmfcore.precision import average_precision_at
 from nmfcore.retrieval import describe, pooled
 
@@ -349,3 +350,11 @@ def test_the_blind_comparison_on_digits(tmp_path):
     found = pictures.measure(job, pictures.train(job, tmp_path))
     table = np.array(found["cosines"])
     assert table.shape == (3, 3) and np.abs(table).max() <= 1 + 1e-6
+
+
+def test_the_search_of_the_command_is_the_one_that_the_ledger_names_best():
+    (table,) = retrieval.tables("vgg19")(ledger.entries("retrieval"))
+    assert retrieval.winner(table) == (cli.METHOD, cli.RANK)
+    of_voc, of_rmac = (table["voc", name, "whole", "0", rank, solver, None].mean()
+                       for name, rank, solver in ((cli.METHOD, cli.RANK, "hals"), ("rmac", 0, "")))
+    assert of_voc > of_rmac, "not where it was not chosen"
