@@ -148,10 +148,10 @@ def _intruders(job, subject, device):
     for host, step in product(range(len(hosts)), INTRUDERS):
         guests = hosts[(host + step) % len(hosts)]
         guests = guests[known[guests]]
-        if not len(guests):
-            continue  # the network knows none of that class
+        stay = known[hosts[host][:-1]]
+        if not len(guests) or not bool(stay.any()):
+            continue  # the network knows none of a class
         batch = torch.cat([hosts[host][:-1], guests[:1]])
-        stay = known[batch[:-1]]
         right = [_predicted(subject, inputs[batch], rank, job.seed) for rank in ranks]
         found["hosts"].append([float((of[:-1] == labels[batch[:-1]])[stay].double().mean()) for of in right])
         found["own"].append([int(of[-1] == labels[batch[-1]]) for of in right])
