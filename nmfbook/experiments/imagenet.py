@@ -173,14 +173,17 @@ def _predicted(subject, x, rank=None, seed=0):
 # --- claims -----------------------------------------------------------------------------------------------
 
 
-def curves(classes: int) -> Callable[[list], list]:
-    """A function of entries: {(kind, method, ablated): measurements} where all curves of the figure are measured."""
-    wanted = {(job.kind, job.method, job.ablate) for job in jobs() if job.kind != "intruders"}
+SINGLE, MULTI = ("single", "nmf", False), ("multi", "nmf", False)
+SINGLE_REMOVED, MULTI_REMOVED = ("single", "nmf", True), ("multi", "nmf", True)
+CHANNELS_REMOVED = "multi", "random_ablation", True
 
+
+def curves(classes: int, *wanted: tuple[str, str, bool]) -> Callable[[list], list]:
+    """A function of entries: {(kind, method, ablated): measurements} where all wanted curves are measured."""
     def units(entries):
         found = {(e.job["kind"], e.job["method"], e.job["ablate"]): e.measurements for e in entries
                  if e.job["data"] == "imagenet" and e.job["classes"] == classes}
-        return [found] if wanted <= {*found} else []
+        return [found] if {*wanted} <= {*found} else []
     return units
 
 
@@ -193,20 +196,21 @@ def visits(entries: list) -> list:
 
 def claims() -> list[Claim]:
     """F3.11, and the control. Intervals are over classes, or over batches of mixed classes or with an intruder."""
-    scales = (Scale("VGG-19, 10 classes of ImageNet, 50 training photographs each", curves(10), (1,), None),)
-
-    def claim(name, sentence, statistic, **options):
-        return Claim("F3.11", name, sentence, "imagenet", statistic, scales, unit="set of ten classes", **options)
+    def claim(name, sentence, statistic, *wanted, **options):
+        scale = Scale("VGG-19, 10 classes of ImageNet, 50 training photographs each", curves(10, *wanted), (1,), None)
+        return Claim("F3.11", name, sentence, "imagenet", statistic, (scale,), unit="set of ten classes", **options)
 
     return [
         claim("gain", "compression improves the accuracy on single-class batches, at a rank chosen on other classes",
-              _gain),
+              _gain, SINGLE),
         claim("needs", "multi-class batches need more parts for the accuracy without compression (log2 of the ratio)",
-              _needs),
-        claim("hurts", "removing NMF parts hurts single-class batches more than multi-class ones", _hurts),
+              _needs, SINGLE, MULTI),
+        claim("hurts", "removing NMF parts hurts single-class batches more than multi-class ones", _hurts,
+              SINGLE_REMOVED, MULTI_REMOVED),
         claim("alike", "removing multi-class NMF parts hurts as removing random channels does (accuracies within 0.1)",
-              _alike, threshold=0.1, below=True),
-        claim("per class", "over classes, AuC is correlated with the accuracy on held-out photographs", _per_class),
+              _alike, MULTI_REMOVED, CHANNELS_REMOVED, threshold=0.1, below=True),
+        claim("per class", "over classes, AuC is correlated with the accuracy on held-out photographs", _per_class,
+              SINGLE),
         *(Claim(OURS, f"intruders, {name}", f"at K = {STEP}, {sentence}", "imagenet", statistic,
                 (Scale("VGG-19, a photograph among 49 of another class", visits, (1,), None),),
                 unit="set of thirty batches")
@@ -224,7 +228,7 @@ def _accuracy(unit, *curve):
 
 
 def _gain(units):
-    accuracy, baseline = _accuracy(units[0], "single", "nmf", False)
+    accuracy, baseline = _accuracy(units[0], *SINGLE)
     best = [np.delete(accuracy, c, 0).mean(0).argmax() for c in range(len(accuracy))]
     return bootstrap(np.mean, accuracy[range(len(best)), best] - baseline)
 
@@ -256,7 +260,7 @@ def _alike(units):
 
 
 def _per_class(units):
-    single = units[0]["single", "nmf", False]
+    single = units[0][SINGLE]
     return bootstrap(lambda rows: pearson(rows[:, 0], rows[:, 1]),
                      np.array([single["auc"], single["held_out_accuracy"]]).T)
 
