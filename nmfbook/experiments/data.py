@@ -44,6 +44,15 @@ class Data:
         return {"source": self.source, "sha256": self.sha256}
 
 
+def lacking(what: str, *patterns: str) -> str | None:
+    """What `needs` says of the first pattern that no file or folder in NMFCORE_DATA fits, or None."""
+    folder = data_folder()
+    for pattern in patterns:
+        if folder is None or not any(folder.glob(pattern)):
+            return f"{what} ({pattern} in NMFCORE_DATA)"
+    return None
+
+
 def missing(name: str) -> str | None:
     """What is needed for a data set and not here, or None. Looks at names alone, so it costs nothing."""
     if name.startswith("digits"):

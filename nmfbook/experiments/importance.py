@@ -21,11 +21,11 @@ from nmfcore.cam import predicted_grad_cam
 from nmfcore.factorization import pca
 from nmfcore.heatmaps import factorize
 from nmfcore.importance import importance, masked_logits, removal_curves, shapley_values, subsets
-from nmfcore.networks import data_folder
 
 from ..claims import OURS, Claim, Scale
 from ..statistics import bootstrap
 from . import pair_ablation
+from .data import lacking
 from .imagenet import PLACES
 
 TRAINING, MEASUREMENT = 1, 1
@@ -70,11 +70,7 @@ def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
     if job.data == "digits":
         return None
-    folder = data_folder()
-    for name in ("imagenet/val", f"weights/{job.network}*.safetensors"):
-        if folder is None or not any(folder.glob(name)):
-            return f"imagenet ({name} in NMFCORE_DATA)"
-    return None
+    return lacking("imagenet", "imagenet/val", f"weights/{job.network}*.safetensors")
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Subject:

@@ -17,13 +17,13 @@ from torch.nn.functional import interpolate, normalize
 
 from nmfcore.feature_maps import Maps
 from nmfcore.heatmaps import factorize
-from nmfcore.networks import data_folder
 from nmfcore.visualization import visualize
 
 from ..claims import Claim, Scale
 from ..ledger import with_fields
 from ..statistics import bootstrap
 from . import where
+from .data import lacking
 
 TRAINING, MEASUREMENT = 1, 1
 RANK = 4  # the largest of the thesis's figures
@@ -62,12 +62,10 @@ def jobs() -> list[Job]:
 
 def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
-    folder = data_folder()
-    wanted = ("image_sets/icoseg", *(f"weights/{name}*.safetensors" for name in (job.network, job.judge)))
-    for name in () if job.data == "digits" else wanted:
-        if folder is None or not any(folder.glob(name)):
-            return f"{job.data} ({name} in NMFCORE_DATA)"
-    return None
+    if job.data == "digits":
+        return None
+    weights = (f"weights/{name}*.safetensors" for name in (job.network, job.judge))
+    return lacking(job.data, "image_sets/icoseg", *weights)
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:
@@ -150,12 +148,7 @@ def claims() -> list[Claim]:
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:
     """Made-up cosines on which every claim "holds", "fails" or is "undecided"."""
-    order = {"holds": [0, 1, 2, 3], "fails": [1, 2, 3, 0], "undecided": [0, 2, 3, 1]}[kind]
-    made = []
-    for job in jobs():
-        if job.data != "digits":
-            table = np.eye(RANK)[order]
-            if kind == "undecided":  # now one picture is right, now two or none
-                table = np.eye(RANK)[[order, [1, 2, 3, 0], [0, 1, 3, 2]][job.seed % 3]]
-            made.append((job, {"cosines": table.tolist()}))
-    return made
+    orders = {"holds": [[0, 1, 2, 3]], "fails": [[1, 2, 3, 0]],
+              "undecided": [[0, 2, 3, 1], [1, 2, 3, 0], [0, 1, 3, 2]]}[kind]  # one is right, or none, or two
+    return [(job, {"cosines": np.eye(RANK)[orders[job.seed % len(orders)]].tolist()})
+            for job in jobs() if job.data != "digits"]

@@ -19,7 +19,6 @@ import torch
 from torch.nn.functional import normalize
 
 from nmfcore.feature_maps import feature_maps
-from nmfcore.networks import data_folder
 from nmfcore.precision import Query, average_precision, average_precision_at
 from nmfcore.retrieval import Whitening, describe, image_factors, in_box, mixed, pooled
 
@@ -93,12 +92,8 @@ def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
     if job.data == "digits":
         return None
-    folder = data_folder()
     wanted = {"landmarks": "monuments", "voc": "voc2010_coseg", "imagenet": "imagenet/val"}
-    for name in dict.fromkeys((wanted[job.data], wanted[LEARNED[job.data]], f"weights/{job.network}*.safetensors")):
-        if folder is None or not any(folder.glob(name)):
-            return f"{job.data} ({name} in NMFCORE_DATA)"
-    return None
+    return data.lacking(job.data, wanted[job.data], wanted[LEARNED[job.data]], f"weights/{job.network}*.safetensors")
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from nmfcore.heatmaps import factorize
-from nmfcore.networks import data_folder
 from nmfcore.segmentation import binarize, iou
 
 from ..claims import Claim, Scale
 from ..ledger import with_fields
 from ..statistics import bootstrap
 from . import where
+from .data import lacking
 
 TRAINING, MEASUREMENT = 1, 1
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10)
@@ -59,11 +59,9 @@ def jobs() -> list[Job]:
 
 def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
-    folder = data_folder()
-    for name in () if job.data == "digits" else ("image_sets/icoseg", f"weights/{job.network}*.safetensors"):
-        if folder is None or not any(folder.glob(name)):
-            return f"{job.data} ({name} in NMFCORE_DATA)"
-    return None
+    if job.data == "digits":
+        return None
+    return lacking(job.data, "image_sets/icoseg", f"weights/{job.network}*.safetensors")
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:

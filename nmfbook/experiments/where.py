@@ -19,12 +19,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nmfcore.networks import data_folder
 from nmfcore.segmentation import binarize, box, box_iou, iou, multi_scale, refine, single_maps
 
 from ..claims import OURS, Claim, Scale
 from ..ledger import key
 from ..statistics import bootstrap
+from .data import lacking
 
 TRAINING, MEASUREMENT = 1, 1
 
@@ -107,13 +107,9 @@ def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
     if job.data == "digits":
         return None
-    folder = data_folder()
     wanted = {"masks": ("voc2010_coseg/masks", "image_sets/icoseg"), "boxes": ("VOCdevkit/VOC2007",)}[job.data]
     weights = [f"weights/{name}*.safetensors" for name in job.network.split("+") if name not in ("", "student")]
-    for name in (*wanted, *weights):
-        if folder is None or not any(folder.glob(name)):
-            return f"{job.data} ({name} in NMFCORE_DATA)"
-    return None
+    return lacking(job.data, *wanted, *weights)
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Photos:

@@ -400,14 +400,12 @@ def test_outcomes_in_prose_are_what_the_ledger_says(pages):
             build.site(root, notebooks)
 
 
-@pytest.mark.parametrize("small, shown", [("fails at smaller scale", "… measuring"),
-                                          ("holds at smaller scale", "◐ holds at smaller scale")])
-def test_no_small_run_speaks_against_the_thesis_while_a_larger_one_is_measured(pages, small, shown):
-    root, notebooks = pages
+def with_report(root, notebooks, verdict, note):
+    """The pages where a chapter reports on a row that the ledger answers, too, and prose shows its verdict."""
     rows, page = root / "data/thesis/rows.csv", root / "book/what_changed_our_mind.md"
     before = rows.read_text(encoding="utf-8")
     notebook = nbformat.read(notebooks["unsound"], as_version=4)
-    report = json.dumps({"value": "late", "data": "few images", "verdict": small, "note": ""})
+    report = json.dumps({"value": "late", "data": "few images", "verdict": verdict, "note": note})
     notebook.cells += executed("(row-f3-10)=", ("report()", [glued("row:F3.10", report)])).cells
     other = root / "_build/other/unsound.ipynb"
     other.parent.mkdir(exist_ok=True)
@@ -415,35 +413,26 @@ def test_no_small_run_speaks_against_the_thesis_while_a_larger_one_is_measured(p
     page.write_text("# Changed\n\nNow: {verdict}`F3.10`\n", encoding="utf-8")
     rows.write_text(re.sub(r"F2\.14,.*", 'F3.10,3,unsound,Stop,,"Figure 3.10",', before), encoding="utf-8")
     try:
-        found = reproduction.pages(root, notebooks | {"unsound": other})
+        return reproduction.pages(root, notebooks | {"unsound": other})
     finally:
         rows.write_text(before, encoding="utf-8")
         page.unlink()
+
+
+@pytest.mark.parametrize("small, shown", [("fails at smaller scale", "… measuring"),
+                                          ("holds at smaller scale", "◐ holds at smaller scale")])
+def test_no_small_run_speaks_against_the_thesis_while_a_larger_one_is_measured(pages, small, shown):
+    found = with_report(*pages, small, "")
     assert shown in BeautifulSoup(found["reproduction"], "html.parser").select_one("#row-f3-10").get_text()
     rests_on = "0 of 12" if "measuring" in shown else "few images"
     assert shown in found["what_changed_our_mind"] and f"({rests_on})" in found["what_changed_our_mind"]
 
 
 def test_judged_claims_go_before_what_a_chapter_reports(pages, monkeypatch):
-    root, notebooks = pages
-    rows, page = root / "data/thesis/rows.csv", root / "book/what_changed_our_mind.md"
-    before = rows.read_text(encoding="utf-8")
-    notebook = nbformat.read(notebooks["unsound"], as_version=4)
-    report = json.dumps({"value": "late", "data": "few images", "verdict": "undecided", "note": "A guess."})
-    notebook.cells += executed("(row-f3-10)=", ("report()", [glued("row:F3.10", report)])).cells
-    other = root / "_build/other/unsound.ipynb"
-    other.parent.mkdir(exist_ok=True)
-    nbformat.write(notebook, other)
     judged = [replace(judgment, answer="holds", interval=(1.0, 0.5, 1.5), n=12) if judgment.claim.row == "F3.10" else
               judgment for judgment in claims.judge_all()]
     monkeypatch.setattr(claims, "judge_all", lambda ledger=None: judged)
-    page.write_text("# Changed\n\nNow: {verdict}`F3.10`\n", encoding="utf-8")
-    rows.write_text(re.sub(r"F2\.14,.*", 'F3.10,3,unsound,Stop,,"Figure 3.10",', before), encoding="utf-8")
-    try:
-        found = reproduction.pages(root, notebooks | {"unsound": other})
-    finally:
-        rows.write_text(before, encoding="utf-8")
-        page.unlink()
+    found = with_report(*pages, "undecided", "A guess.")
     line = BeautifulSoup(found["reproduction"], "html.parser").select_one("#row-f3-10").get_text()
     assert "holds at smaller scale" in line and "undecided. A guess." in line
     assert "12 runs" in found["what_changed_our_mind"] and "few images" not in found["what_changed_our_mind"]
