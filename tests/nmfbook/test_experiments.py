@@ -347,8 +347,18 @@ def test_the_blind_comparison_on_digits(tmp_path):
     pictures = experiment("pictures")
     job = replace(next(job for job in pictures.jobs() if job.data == "digits"), steps=2, side=32)
     found = pictures.measure(job, pictures.train(job, tmp_path))
-    table = np.array(found["cosines"])
-    assert table.shape == (3, 3) and np.abs(table).max() <= 1 + 1e-6
+    for judged in pictures.JUDGED:
+        table = np.array(found[judged])
+        assert table.shape == (3, 3) and np.abs(table).max() <= 1 + 1e-6
+    assert found["as they are"] != found["in grey"]
+
+
+def test_pictures_are_given_to_the_heatmap_of_the_highest_cosine():
+    pictures = experiment("pictures")
+    table = np.array([[[0.5, 0.2, 0.1], [0.9, 0.1, 0], [0, 0.2, 0.6]]])
+    assert pictures.right(table) == pytest.approx(2 / 3)
+    assert pictures.margin(table) == pytest.approx((0.3 - 0.8 + 0.4) / 3)
+    assert pictures.right(np.concatenate([table, np.eye(3)[None]])) == pytest.approx(5 / 6)
 
 
 def test_the_search_of_the_command_is_the_one_that_the_ledger_names_best():
