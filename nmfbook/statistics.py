@@ -94,6 +94,14 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
 
 
+def bootstrap_correlation(statistic: Callable, *strata: np.ndarray) -> tuple[float, float, float]:
+    """As `bootstrap`, of a correlation: the interval is that of Fisher's z, so that it ends within -1 and 1."""
+    def z(*drawn):
+        return np.arctanh(np.clip(statistic(*drawn), -1 + 1e-9, 1 - 1e-9))
+    value, low, high = (float(np.tanh(bound)) for bound in bootstrap(z, *strata))
+    return value, low, high
+
+
 def resampled(*strata: ArrayLike) -> np.ndarray:
     """(1 + DRAWS,) the mean over strata of each one's mean: as they are, then with the values of each drawn anew.
 

@@ -19,7 +19,7 @@ from nmfcore.compression import accuracy_curve, class_batches
 from ..architectures import memorization_network
 from ..claims import Claim, Scale
 from ..ledger import with_fields
-from ..statistics import bootstrap, pearson
+from ..statistics import bootstrap, bootstrap_correlation, pearson
 from ..training import History, accuracy
 from ..training import train as train_network
 from . import data
@@ -182,7 +182,7 @@ def _table(units):
 
 def _correlation(method):
     column = 1 + METHODS.index(method)
-    return lambda units: bootstrap(lambda rows: pearson(rows[:, column], rows[:, 0]), _table(units))
+    return lambda units: bootstrap_correlation(lambda rows: pearson(rows[:, column], rows[:, 0]), _table(units))
 
 
 def _stronger(other):

@@ -23,7 +23,7 @@ from nmfcore.solver import nmf
 
 from ..claims import OURS, Claim, Scale
 from ..datasets import image_folder
-from ..statistics import bootstrap, pearson
+from ..statistics import bootstrap, bootstrap_correlation, pearson
 from . import data, memorizing_networks
 
 TRAINING, MEASUREMENT = 1, 1
@@ -261,8 +261,8 @@ def _alike(units):
 
 def _per_class(units):
     single = units[0][SINGLE]
-    return bootstrap(lambda rows: pearson(rows[:, 0], rows[:, 1]),
-                     np.array([single["auc"], single["held_out_accuracy"]]).T)
+    return bootstrap_correlation(lambda rows: pearson(*rows.T),
+                                 np.array([single["auc"], single["held_out_accuracy"]]).T)
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

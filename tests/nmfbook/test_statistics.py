@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from nmfbook.statistics import DRAWS, answer, interval, judged, percent, rank_correlation, resampled, spelled
+from nmfbook.statistics import (
+    DRAWS,
+    answer,
+    bootstrap_correlation,
+    interval,
+    judged,
+    pearson,
+    percent,
+    rank_correlation,
+    resampled,
+    spelled,
+)
 
 
 def test_the_interval_is_that_of_scipy():
@@ -61,6 +72,23 @@ def test_an_interval_in_words():
 def test_bad_samples(samples):
     with pytest.raises(ValueError, match="must be"):
         interval(samples)
+
+
+def test_the_interval_of_a_correlation_is_like_that_of_theory_and_ends_within_one():
+    def of_pairs(rows):
+        return pearson(*rows.T)
+
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=400)
+    pairs = np.stack([x, 0.6 * x + 0.8 * generator.normal(size=400)], 1)
+    value, low, high = bootstrap_correlation(of_pairs, pairs)
+    theory = scipy.stats.pearsonr(*pairs.T)
+    assert value == pytest.approx(theory.statistic)
+    assert [low, high] == pytest.approx([*theory.confidence_interval()], abs=0.02)
+    few = np.array([[0, 0], [1, 1.1], [2, 1.9], [3, 3.2], [4, 4.0]])
+    value, low, high = bootstrap_correlation(of_pairs, few)
+    assert 0.5 < low < value < high <= 1
+    assert np.isnan(bootstrap_correlation(of_pairs, np.array([[1, 2], [1, 3.0]]))[0])
 
 
 def test_the_rank_correlation_is_that_of_scipy():
