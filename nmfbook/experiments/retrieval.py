@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from nmfcore.feature_maps import feature_maps
 from nmfcore.precision import Query, average_precision, average_precision_at
 from nmfcore.retrieval import Whitening, describe, image_factors, in_box, mixed, pooled
 
-from ..claims import Claim, Scale
+from ..claims import OURS, Claim, Scale
 from ..ledger import key
 from ..statistics import bootstrap
 from . import data, memorizing_networks
@@ -265,7 +265,22 @@ def claims() -> list[Claim]:
               for row, ours, what, where, split in (
                   ("T5.1", "nmf_vu", "buildings", "half of the buildings, measured on the others", _buildings),
                   ("T5.3", "nmf_v", "kinds", "classes of ImageNet", _classes))
-              for other in ("rmac", {"nmf_vu": "nmf_v", "nmf_v": "nmf_vu"}[ours])), semantic]
+              for other in ("rmac", {"nmf_vu": "nmf_v", "nmf_v": "nmf_vu"}[ours])), semantic, *_of_choices()]
+
+
+def _of_choices():
+    """Which choice decides. Asked when VGG-19 had been measured, and ResNet-50 had not."""
+    mostly = "makes more of the variance over all choices than any other choice"
+    asked = [("box rule", f"on buildings, how the query's box is used {mostly} (NMF V·U; difference of shares)",
+              partial(_decides, "landmarks", "nmf_vu", "box rule"), {}),
+             ("whitening", f"on kinds, how many directions are whitened {mostly} (NMF V; difference of shares)",
+              partial(_decides, "voc", "nmf_v", "whitened directions"), {}),
+             ("solver", "the solver and when it stops make less than a twentieth of the variance over all choices "
+              "(NMF V on kinds, V·U on buildings; the larger share)", _of_solver, {"threshold": 0.05, "below": True})]
+    return [Claim(OURS, f"{name}, {LABELS[network]}", f"{LABELS[network]}: {sentence}", "retrieval", statistic,
+                  (Scale(f"{LABELS[network]}, landmarks and VOC 2010", tables(network), (1,), None),),
+                  unit="full factorial", **options)
+            for network in NETWORKS for name, sentence, statistic, options in asked]
 
 
 TITLES = {"nmf_v": "NMF V", "nmf_vu": "NMF V·U", "rmac": "R-MAC", "gem": "GeM", "mac": "MAC", "crow": "CroW"}
@@ -310,6 +325,22 @@ FACTORS = ("box rule", "whitened directions", "rank", "solver and iterations")
 OFFERED = (*FACTORS, "shorter side")
 
 
+def _decides(data, descriptor, factor, units):
+    """By how much the share of a factor exceeds the largest of the others."""
+    place = FACTORS.index(factor)
+
+    def lead(queries):
+        shares = _shares(queries.mean(0))
+        return shares[place] - np.delete(shares, place).max()
+    return bootstrap(lead, _factorial(units[0], data, descriptor))
+
+
+def _of_solver(units):
+    def largest(*designs):
+        return max(_shares(queries.mean(0))[FACTORS.index("solver and iterations")] for queries in designs)
+    return bootstrap(largest, *(_factorial(units[0], *of) for of in (("voc", "nmf_v"), ("landmarks", "nmf_vu"))))
+
+
 def winner(table: dict, data: str = "imagenet") -> tuple[str, int]:
     """The descriptor and rank with the highest mean precision on a set where queries are whole, nothing is whitened and
     NMF converges: what a search in somebody's own photographs can use."""
@@ -343,6 +374,13 @@ def variance_shares(table: dict, data: str, descriptor: str) -> dict[str, tuple[
     (they are at most 1 together; the rest are interactions). With 95 % intervals over queries. Raises ValueError where
     a combination of levels is missing.
     """
+    queries = _factorial(table, data, descriptor)
+    return {name: bootstrap(lambda sample, place=i: _shares(sample.mean(0))[place], queries)
+            for i, name in enumerate(FACTORS)}
+
+
+def _factorial(table, data, descriptor):
+    """(queries, levels of each of `FACTORS`…) precisions."""
     cells: dict[tuple, np.ndarray] = {(rule, directions, rank, (solver, iterations)): precisions
              for (of, name, rule, directions, rank, solver, iterations), precisions in table.items()
              if (of, name) == (data, descriptor)}
@@ -350,16 +388,13 @@ def variance_shares(table: dict, data: str, descriptor: str) -> dict[str, tuple[
     lacking = [choice for choice in product(*levels) if choice not in cells]
     if lacking or not cells:
         raise ValueError(f"{descriptor} on {data} was not measured at {lacking[0] if lacking else 'any choice'}")
-    queries = np.array([cells[choice] for choice in product(*levels)]).T.reshape(-1, *map(len, levels))
+    return np.array([cells[choice] for choice in product(*levels)]).T.reshape(-1, *map(len, levels))
 
-    def share(factor):
-        others = tuple(i for i in range(len(FACTORS)) if i != factor)
 
-        def statistic(sample):
-            grid = sample.mean(0)
-            return grid.mean(others).var() / grid.var() if grid.var() > 0 else np.nan
-        return bootstrap(statistic, queries)
-    return {name: share(i) for i, name in enumerate(FACTORS)}
+def _shares(grid):
+    """Of each factor, the variance of the means at its levels in shares of that over all cells."""
+    means = [grid.mean(tuple(i for i in range(grid.ndim) if i != factor)) for factor in range(grid.ndim)]
+    return np.array([of_levels.var() for of_levels in means]) / (grid.var() or np.nan)
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:
@@ -371,10 +406,15 @@ def synthetic(kind: str) -> list[tuple[Job, dict]]:
             continue
         count, kinds = {"landmarks": 36, "voc": 70, "imagenet": 50}[job.data], job.data != "landmarks"
         wave = 20 * (-1) ** np.arange(count)
+        turn = np.arange(count) % 4 < 2  # queries on which one choice counts, when none decides
+        gains: dict[str, dict] = {"holds": {"all" if kinds else "cropped": 100}, "fails": {},
+                                  "undecided": {"all": 100 * turn, "cropped": 100 * ~turn}}
+        losses: dict[str, Any] = {"holds": 0, "fails": 60, "undecided": 19 + 1.5 * wave}
+        gain, stop = gains[kind], losses[kind] * (job.iterations == 20)
         level = {"rmac": 500, "nmf_v": 500 + ahead * (1 if kinds else 0), "nmf_vu": 500 + ahead * (0 if kinds else 1)}
         made.append((job, {f"{name}, {rule}, {directions}": (
             level[name] - (50 if job.rank == 64 else 0) - (ahead if job.network == "resnet50" else 0)
-            + (wave if name != "rmac" else -wave)).tolist()
+            + gain.get(rule, 0) + gain.get(directions, 0) - stop + (wave if name != "rmac" else -wave)).tolist()
             for name in (("rmac",) if job.method == "rmac" else ("nmf_v", "nmf_vu"))
             for rule in ("whole", "cropped")[:1 if job.data == "imagenet" else 2] for directions in ("0", "all")}))
     return made
