@@ -69,7 +69,8 @@ def dense(A: Any, shape: str = "(…, N, M)") -> Tensor:
     """
     check_type(A, shape)
     if not isinstance(A, Tensor):
-        A = torch.from_numpy(A.toarray().astype(np.float64 if A.dtype.itemsize >= 8 else np.float32, copy=False))
+        A = A.toarray().astype(np.float64 if A.dtype.itemsize >= 8 else np.float32, copy=False)
+        A = torch.from_numpy(np.ascontiguousarray(A))  # CSC has columns, and sums of another order
     elif is_sparse(A):
         A = A.detach().to_dense()
     return A.detach().to(precision(A))
