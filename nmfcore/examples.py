@@ -96,7 +96,8 @@ def learned(x: Tensor, y: Tensor, network: nn.Module | Sequence[int] = (64, 64),
             network = nn.Sequential(*hidden, nn.Linear(sizes[-1], 10))
         steps = optimizer(network.parameters())
         for _ in range(EPOCHS):
-            wrong = int((network(x).argmax(1) != y).sum())
+            with torch.no_grad():
+                wrong = int((network(x).argmax(1) != y).sum())
             if not wrong:
                 return network
             for batch in torch.randperm(len(y)).split(batch_size or len(y)):

@@ -22,17 +22,19 @@ def areas(thing, path=()):
 
 
 def moved(found):
-    """Mean change of an AuC against what is stored. A single one may move by a hundredth on another processor, where
-    sums are taken in another order and NMF ends in another optimum."""
+    """Mean and largest change of an AuC against what is stored. A single one may move by a hundredth on another
+    processor, where sums are taken in another order and NMF ends in another optimum."""
     expected = json.loads(canary.EXPECTED.read_text(encoding="utf-8"))
     assert expected["measurement"] == memorizing_networks.MEASUREMENT, CURE
     before, now = areas(expected), areas(found)
     assert before.keys() == now.keys() and len(before) > 25, CURE
-    return sum(abs(before[place] - now[place]) for place in before) / len(before)
+    changes = [abs(before[place] - now[place]) for place in before]
+    return sum(changes) / len(changes), max(changes)
 
 
 def test_the_package_measures_what_it_measured():
-    assert moved(canary.measured()) <= 1e-3, CURE
+    mean, largest = moved(canary.measured())
+    assert mean <= 1e-3 and largest <= 0.02, CURE
 
 
 def test_a_change_of_the_curve_is_noticed(monkeypatch):
@@ -45,4 +47,5 @@ def test_a_change_of_the_curve_is_noticed(monkeypatch):
         return curve
 
     monkeypatch.setattr(memorizing_networks, "accuracy_curve", shifted)
-    assert moved(canary.measured()) > 1e-3
+    mean, _ = moved(canary.measured())
+    assert mean > 1e-3

@@ -789,7 +789,7 @@ def test_wrapped_models(wrap):
     for call in CURVES.values():
         call(model, "relu", SMALL, LABELS)
     expected = accuracy_curve(usual, "relu", SMALL, LABELS).error
-    torch.testing.assert_close(accuracy_curve(model, "relu", SMALL, LABELS).error, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(accuracy_curve(model, "relu", SMALL, LABELS).error, expected, rtol=0, atol=1e-6)
 
 
 def test_a_compiled_part_keeps_its_names_and_is_not_compiled_anew():
