@@ -9,9 +9,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from nmfcore.examples import randomized_labels
+
 from . import files
 from .architectures import memorization_network
-from .datasets import randomized_labels
 from .experiments import data, memorizing_networks
 from .ledger import LEDGER
 from .measuring import DIGITS

@@ -264,25 +264,6 @@ def class_folders(path: str | Path, *, size: int | tuple[int, int] | None = None
                          f"{len(labels):,} images in {len(folders)} classes of the folder {Path(path).name}")
 
 
-def randomized_labels(labels: torch.Tensor, p: float, classes: int, *, seed: int = 0) -> torch.Tensor:
-    """New labels (n,) int64: each replaced, with probability p, by a class drawn uniformly (Zhang et al. 2017).
-
-    The class drawn may be the old one, so that about p·(1 - 1/classes) of the labels change. With the same seed, the
-    labels replaced at a smaller p are among those replaced at a larger one, by the same classes.
-    """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p={p} is not a probability; take one from 0 (labels as they are) to 1 (all random)")
-    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; expected integers, shape (n,)")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"labels go from {int(labels.min())} to {int(labels.max())}; classes={classes} allows "
-                         f"0 to {classes - 1}")
-    generator = torch.Generator().manual_seed(seed)
-    replaced = torch.rand(len(labels), generator=generator, dtype=torch.float64) < p
-    drawn = torch.randint(classes, (len(labels),), generator=generator)
-    return torch.where(replaced.to(labels.device), drawn.to(labels.device), labels.long())
-
-
 def _original(name, split, folder, per_class, download):
     """torchvision's reading of the official files, with checksums where it has them."""
     if download:

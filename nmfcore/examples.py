@@ -9,6 +9,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -25,8 +26,7 @@ def digits(count: int | None = None, *, random: float = 0.0, seed: int = 0) -> t
 
     Args:
         count: how many; None: all 1,797.
-        random: each label is replaced, with this probability, by a digit drawn uniformly, which may be the same
-            (Zhang et al. 2017).
+        random: probability of each label to be replaced; see `randomized_labels`.
         seed: of that draw.
 
     Returns:
@@ -40,18 +40,42 @@ def digits(count: int | None = None, *, random: float = 0.0, seed: int = 0) -> t
         >>> x.shape, y[:5].tolist()
         (torch.Size([100, 64]), [0, 1, 2, 3, 4])
         >>> int((digits(100, random=0.5)[1] != y).sum())
-        44
+        49
     """
     if count is not None:
         check_counts(count=count)
-    if not 0 <= random <= 1:
-        raise ValueError(f"random={random} is not a probability; take one from 0, true labels, to 1, all random")
     images, labels = load_digits(return_X_y=True)
-    y = torch.tensor(labels[:count])
+    return torch.tensor(images[:count] / 16).float(), randomized_labels(labels[:count], random, 10, seed=seed)
+
+
+def randomized_labels(labels: Any, p: float, classes: int, *, seed: int = 0) -> Tensor:
+    """New labels (n,) int64: each replaced, with probability p, by a class drawn uniformly (Zhang et al. 2017).
+
+    The class drawn may be the old one, so that about p·(1 - 1/classes) of the labels change. With the same seed, the
+    labels replaced at a smaller p are among those replaced at a larger one, by the same classes.
+
+    Args:
+        labels: (n,) integers from 0 to classes - 1.
+        p: from 0 to 1.
+        classes: from which is drawn.
+        seed: of the draw.
+
+    Raises:
+        ValueError: a p outside of [0, 1], and labels that are no integers or none of the classes.
+
+    Example:
+        >>> randomized_labels(torch.tensor([0, 1, 2, 0, 1, 2]), 0.5, 3, seed=3)
+        tensor([2, 2, 2, 1, 1, 2])
+    """
+    check_counts(classes=classes)
+    y = indices(labels)
+    check_labels(y, classes)
+    if not 0 <= p <= 1:
+        raise ValueError(f"{p} is not a probability; take one from 0 (labels as they are) to 1 (all random)")
     generator = torch.Generator().manual_seed(seed)
-    replaced = torch.rand(len(y), generator=generator) < random
-    y = torch.where(replaced, torch.randint(10, (len(y),), generator=generator), y)
-    return torch.tensor(images[:count] / 16).float(), y
+    replaced = torch.rand(len(y), generator=generator, dtype=torch.float64) < p
+    drawn = torch.randint(classes, (len(y),), generator=generator)
+    return torch.where(replaced.to(y.device), drawn.to(y.device), y)
 
 
 def learned(x: Tensor, y: Tensor, network: nn.Module | Sequence[int] = (64, 64), *,

@@ -67,6 +67,19 @@ def missing(name: str) -> str | None:
     return f"{name} ({absent[0]} in NMFCORE_DATA)" if absent else None
 
 
+def hardware(device: str, width: float, precision: str) -> str | None:
+    """What networks of so large a share of the thesis's channels want instead of a device, or None.
+
+    A processor without instructions for bfloat16 does as told, ten times more slowly than in float32.
+    """
+    if device != "cpu":
+        return None
+    if width > 1 / 2:
+        return "a GPU (full width)"
+    slow = precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "a GPU, or a processor with AVX-512 (bfloat16)" if slow else None
+
+
 @lru_cache(maxsize=3)
 def load(name: str, per_class: int | None = None, device: str = "cpu") -> Data:
     """A data set of `SETS`, or the first `per_class` training samples of each class; the test set is always whole.

@@ -102,7 +102,7 @@ def jobs() -> list[Job]:
 
 def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
-    return data.missing(job.data)
+    return data.missing(job.data) or data.hardware(device, 0.0, job.precision)
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:

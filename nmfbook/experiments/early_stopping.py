@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
+from nmfcore.examples import randomized_labels
 from nmfcore.stopping import first_maximum, smoothed
 
 from ..architectures import memorization_network
 from ..claims import Claim, Scale
-from ..datasets import randomized_labels
 from ..files import save_tensors
 from ..ledger import with_fields
 from ..statistics import bootstrap, proportion
@@ -88,7 +88,7 @@ def jobs() -> list[Job]:
 
 def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
-    return data.missing(job.data) or ("a GPU (full width)" if job.width > 1 / 2 and device == "cpu" else None)
+    return data.missing(job.data) or data.hardware(device, job.width, job.precision)
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:

@@ -71,7 +71,7 @@ def jobs() -> list[Job]:
 
 def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
-    return data.missing(job.data) or ("a GPU (full width)" if job.width > 1 / 2 and device == "cpu" else None)
+    return data.missing(job.data) or data.hardware(device, job.width, job.precision)
 
 
 def train(job: Job, folder: Path, *, device: str = "cpu") -> Trained:

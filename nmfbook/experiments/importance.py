@@ -246,7 +246,8 @@ def claims(rank: int = RANKS[0]) -> list[Claim]:
              _over_strength, 0.0)]
     found = []
     for network, (label, _) in pair_ablation.NETWORKS.items():
-        scales = (Scale(f"{label}, 200 validation photographs of 10 classes of ImageNet", tables(network, rank), (1,), None),)
+        scales = (Scale(f"{label}, 200 validation photographs of 10 classes of ImageNet", tables(network, rank), (1,),
+                        None),)
         found += [Claim(row, f"{name}, {label}", f"{label}: {sentence}", "importance", statistic, scales,
                         unit="set of ten classes", threshold=threshold)
                   for row, sentences in (("C6.4", expected), (OURS, own))

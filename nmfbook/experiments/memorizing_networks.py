@@ -17,10 +17,10 @@ from scipy import stats
 from torch import nn
 
 from nmfcore.compression import accuracy_curve, area, class_batches, mixed_batches
+from nmfcore.examples import randomized_labels
 
 from ..architectures import memorization_network
 from ..claims import Claim, Scale
-from ..datasets import randomized_labels
 from ..ledger import with_fields
 from ..statistics import bootstrap, effect, proportion, separation
 from ..training import History
@@ -75,8 +75,8 @@ def jobs() -> list[Job]:
 
 def needs(job: Job, device: str) -> str | None:
     """What is missing for a job, or None."""
-    large = job.width > 1 / 2 and data.SETS[job.data][0] != "fashion_mnist"
-    return data.missing(job.data) or ("a GPU (full width)" if large and device == "cpu" else None)
+    width = job.width if data.SETS[job.data][0] != "fashion_mnist" else 0.0  # that network is small at full width
+    return data.missing(job.data) or data.hardware(device, width, job.precision)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from nmfcore.activations import capture, replaced, to_matrix
 from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
+from nmfcore.examples import randomized_labels
 from nmfcore.factorization import pca
 from nmfcore.signed import Join, Split, semi_nmf
 from nmfcore.solver import nmf
 
 from ..architectures import memorization_network
-from ..datasets import LabeledImages, labeled_images, randomized_labels
+from ..datasets import LabeledImages, labeled_images
 from ..statistics import effect, rank_correlation
 from ..training import train
 

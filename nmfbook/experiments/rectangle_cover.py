@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from nmfcore import rank
+from nmfcore.examples import randomized_labels
 from nmfcore.rank import RankInterval
 
-from ..datasets import randomized_labels
 from ..training import train
 from .polygons import slack
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nmfcore.compression import accuracy_curve, class_batches, powers_of_two
+from nmfcore.examples import randomized_labels
 from nmfcore.regularization import NMFPerturbation
 
 from ..architectures import memorization_network
-from ..datasets import LabeledImages, labeled_images, randomized_labels
+from ..datasets import LabeledImages, labeled_images
 from ..statistics import judged
 from ..training import one_thread
 

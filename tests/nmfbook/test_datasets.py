@@ -1,6 +1,5 @@
 """Image folders of every kind, damaged files, the embedded sets, the sign of the stereo disparity, labeled images."""
 
-import itertools
 import os
 from io import BytesIO
 
@@ -21,7 +20,6 @@ from nmfbook.datasets import (
     image_set,
     labeled_images,
     motorcycle_disparity,
-    randomized_labels,
     read_images,
 )
 from nmfcore.networks import data_folder
@@ -452,42 +450,3 @@ def test_real_labeled_images(monkeypatch):
     svhn = labeled_images("svhn")
     assert svhn.images.shape == (1083, 3, 32, 32) and svhn.classes == tuple("0123456789")
     assert svhn.source == "1,083 images of SVHN, train, from class folders"
-
-
-# --- label randomization ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("p", [0, 0.2, 0.5, 0.8, 1])
-def test_as_many_labels_change_as_chance_predicts(p):
-    labels = torch.arange(20_000) % 10
-    new = randomized_labels(labels, p, 10, seed=1)
-    assert new.dtype == torch.int64 and torch.equal(labels, torch.arange(20_000) % 10)
-    changed = (new != labels).double().mean()
-    assert abs(changed - 0.9 * p) <= 4 * (0.9 * p * (1 - 0.9 * p) / 20_000) ** 0.5
-    drawn = new[new != labels].bincount(minlength=10)  # every class alike
-    assert p == 0 or ((drawn - drawn.sum() / 10) ** 2 / (drawn.sum() / 10)).sum() < 30  # χ² with 9 degrees
-    if p == 1:  # nothing is left of the old labels: agreement is that of chance, for every class
-        assert all(abs((new[labels == c] == c).double().mean() - 0.1) < 0.03 for c in range(10))
-
-
-def test_randomization_is_repeatable_and_nested():
-    labels = torch.arange(500) % 3
-    draws = [randomized_labels(labels, p, 3, seed=7) for p in (0.25, 0.5, 1)]
-    assert torch.equal(draws[0], randomized_labels(labels, 0.25, 3, seed=7))
-    assert not torch.equal(draws[2], randomized_labels(labels, 1, 3, seed=8))
-    for less, more in itertools.pairwise(draws):
-        moved = less != labels
-        assert torch.equal(less[moved], more[moved])
-    assert randomized_labels(labels.to(torch.uint8), 1, 3, seed=7).tolist() == draws[2].tolist()
-    assert randomized_labels(labels[:0], 0.5, 3).shape == (0,)
-
-
-@pytest.mark.parametrize("labels, p, classes, message", [
-    (torch.tensor([0, 1]), -0.1, 2, r"p=-0\.1 is not a probability"),
-    (torch.tensor([0, 1]), 1.5, 2, "not a probability"),
-    (torch.tensor([0, 1]), float("nan"), 2, "p=nan"), (torch.tensor([0, 2]), 0.5, 2, r"go from 0 to 2; classes=2"),
-    (torch.tensor([-1, 1]), 0.5, 2, "go from -1"), (torch.tensor([0.0]), 0.5, 2, r"float32.*expected integers"),
-    (torch.zeros(2, 2, dtype=torch.int64), 0.5, 2, r"shape \(2, 2\)")])
-def test_labels_that_cannot_be_randomized(labels, p, classes, message):
-    with pytest.raises(ValueError, match=message):
-        randomized_labels(labels, p, classes)

@@ -12,7 +12,17 @@ from safetensors.torch import load_file
 
 from nmfbook import files, ledger, measuring
 from nmfbook.architectures import memorization_network
-from nmfbook.experiments import data, early_stopping, generalization, imagenet, memorizing_networks, retrieval, scale
+from nmfbook.experiments import (
+    data,
+    density,
+    early_stopping,
+    generalization,
+    imagenet,
+    memorized,
+    memorizing_networks,
+    retrieval,
+    scale,
+)
 from nmfbook.ledger import EXPERIMENTS, LARGEST, Entry, experiment, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
@@ -71,6 +81,20 @@ def test_what_a_full_copy_of_the_data_needs_is_named(monkeypatch, tmp_path):
     assert data.missing("cifar10_jpeg") is None and data.missing("digits") is None
     wide = memorizing_networks.Job("cifar10_jpeg", 1.0, 0.0, 0)
     assert "GPU" in memorizing_networks.needs(wide, "cpu") and memorizing_networks.needs(wide, "cuda") is None
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_processor_without_bfloat16_leaves_such_jobs_to_another(monkeypatch, tmp_path, supported):
+    monkeypatch.setenv("NMFCORE_DATA", str(tmp_path))
+    for folder in ("cifar10/train", "cifar10/test", "svhn/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    narrow = memorizing_networks.Job(p=0.0, seed=0, **memorizing_networks.CIFAR)
+    for module, job in ((memorizing_networks, narrow), (memorized, memorized.Job("cifar10_jpeg", 0.4, 0)),
+                        (density, density.jobs()[-1])):
+        assert (module.needs(job, "cpu") is None) == supported and module.needs(job, "cuda") is None
+    few = memorizing_networks.Job(p=0.0, seed=0, **memorizing_networks.SVHN)  # in float32
+    assert memorizing_networks.needs(few, "cpu") is None
 
 
 def test_the_digits_are_held_out_class_by_class():

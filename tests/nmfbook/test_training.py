@@ -13,8 +13,9 @@ from torch import nn
 
 from nmfbook import training
 from nmfbook.architectures import memorization_network
-from nmfbook.datasets import labeled_images, randomized_labels
+from nmfbook.datasets import labeled_images
 from nmfbook.training import History, accuracy, one_thread, prepared, train, updates
+from nmfcore.examples import randomized_labels
 
 data = labeled_images("digits", per_class=20)
 x, y = data.inputs(), data.labels

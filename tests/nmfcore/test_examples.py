@@ -1,12 +1,13 @@
 """The digits and the small networks of the examples."""
 
+import itertools
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from nmfcore.examples import digits, learned
+from nmfcore.examples import digits, learned, randomized_labels
 
 
 def test_a_share_of_the_labels_is_random():
@@ -54,7 +55,43 @@ def test_bad_labels(labels, message):
         learned(torch.rand(2, 64), torch.tensor(labels))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"count": 0}, "count=0"), ({"random": 1.5}, r"random=1.5 is not")])
+@pytest.mark.parametrize(("options", "message"), [({"count": 0}, "count=0"), ({"random": 1.5}, r"1.5 is not")])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         digits(**options)
+
+
+@pytest.mark.parametrize("p", [0, 0.2, 0.5, 0.8, 1])
+def test_as_many_labels_change_as_chance_predicts(p):
+    labels = torch.arange(20_000) % 10
+    new = randomized_labels(labels, p, 10, seed=1)
+    assert new.dtype == torch.int64 and torch.equal(labels, torch.arange(20_000) % 10)
+    changed = (new != labels).double().mean()
+    assert abs(changed - 0.9 * p) <= 4 * (0.9 * p * (1 - 0.9 * p) / 20_000) ** 0.5
+    drawn = new[new != labels].bincount(minlength=10)  # every class alike
+    assert p == 0 or ((drawn - drawn.sum() / 10) ** 2 / (drawn.sum() / 10)).sum() < 30  # χ² with 9 degrees
+    if p == 1:  # nothing is left of the old labels: agreement is that of chance, for every class
+        assert all(abs((new[labels == c] == c).double().mean() - 0.1) < 0.03 for c in range(10))
+
+
+def test_randomization_is_repeatable_and_nested():
+    labels = torch.arange(500) % 3
+    draws = [randomized_labels(labels, p, 3, seed=7) for p in (0.25, 0.5, 1)]
+    assert torch.equal(draws[0], randomized_labels(labels, 0.25, 3, seed=7))
+    assert not torch.equal(draws[2], randomized_labels(labels, 1, 3, seed=8))
+    for less, more in itertools.pairwise(draws):
+        moved = less != labels
+        assert torch.equal(less[moved], more[moved])
+    assert randomized_labels(labels.to(torch.uint8), 1, 3, seed=7).tolist() == draws[2].tolist()
+    assert randomized_labels(labels[:0], 0.5, 3).shape == (0,)
+
+
+@pytest.mark.parametrize("labels, p, classes, message", [
+    (torch.tensor([0, 1]), -0.1, 2, r"-0\.1 is not a probability"),
+    (torch.tensor([0, 1]), 1.5, 2, "not a probability"), (torch.tensor([0]), 0.5, 0, "classes=0"),
+    (torch.tensor([0, 1]), float("nan"), 2, "nan is not"), (torch.tensor([0, 2]), 0.5, 2, "label 2 is none"),
+    (torch.tensor([-1, 1]), 0.5, 2, "label -1 is none"), (torch.tensor([0.0]), 0.5, 2, r"float32.*expected integers"),
+    (torch.zeros(2, 2, dtype=torch.int64), 0.5, 2, "expected integers")])
+def test_labels_that_cannot_be_randomized(labels, p, classes, message):
+    with pytest.raises(ValueError, match=message):
+        randomized_labels(labels, p, classes)

@@ -8,9 +8,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from nmfbook.datasets import labeled_images, randomized_labels
+from nmfbook.datasets import labeled_images
 from nmfbook.training import train
 from nmfcore.compression import accuracy_curve
+from nmfcore.examples import randomized_labels
 from nmfcore.memorized import _divided, compression_scores, neighbor_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")

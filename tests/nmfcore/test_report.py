@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nmfbook.architectures import memorization_network
-from nmfbook.datasets import labeled_images, randomized_labels
+from nmfbook.datasets import labeled_images
 from nmfbook.training import train
 from nmfcore.activations import capture, evaluation_mode, relu_layers, resumed
 from nmfcore.compression import accuracy_curve
+from nmfcore.examples import randomized_labels
 from nmfcore.memorized import neighbor_scores
 from nmfcore.report import memorization_report
 
