@@ -44,6 +44,8 @@ def digits(count: int | None = None, *, random: float = 0.0, seed: int = 0) -> t
     """
     if count is not None:
         check_counts(count=count)
+    if not 0 <= random <= 1:  # as `randomized_labels`, under this function's name for it
+        raise ValueError(f"random={random} is not a probability; take one from 0, true labels, to 1, all random")
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images[:count] / 16).float(), randomized_labels(labels[:count], random, 10, seed=seed)
 
@@ -71,7 +73,7 @@ def randomized_labels(labels: Any, p: float, classes: int, *, seed: int = 0) -> 
     y = indices(labels)
     check_labels(y, classes)
     if not 0 <= p <= 1:
-        raise ValueError(f"{p} is not a probability; take one from 0 (labels as they are) to 1 (all random)")
+        raise ValueError(f"p={p} is not a probability; take one from 0 (labels as they are) to 1 (all random)")
     generator = torch.Generator().manual_seed(seed)
     replaced = torch.rand(len(y), generator=generator, dtype=torch.float64) < p
     drawn = torch.randint(classes, (len(y),), generator=generator)

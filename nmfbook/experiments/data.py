@@ -76,8 +76,8 @@ def hardware(device: str, width: float, precision: str) -> str | None:
         return None
     if width > 1 / 2:
         return "a GPU (full width)"
-    slow = precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "a GPU, or a processor with AVX-512 (bfloat16)" if slow else None
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "a GPU, or a processor with AVX-512 (bfloat16)" if precision == "bfloat16" and not fast else None
 
 
 @lru_cache(maxsize=3)

@@ -88,7 +88,8 @@ def test_a_processor_without_bfloat16_leaves_such_jobs_to_another(monkeypatch, t
     monkeypatch.setenv("NMFCORE_DATA", str(tmp_path))
     for folder in ("cifar10/train", "cifar10/test", "svhn/train"):
         (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
     narrow = memorizing_networks.Job(p=0.0, seed=0, **memorizing_networks.CIFAR)
     for module, job in ((memorizing_networks, narrow), (memorized, memorized.Job("cifar10_jpeg", 0.4, 0)),
                         (density, density.jobs()[-1])):

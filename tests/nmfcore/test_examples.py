@@ -55,7 +55,7 @@ def test_bad_labels(labels, message):
         learned(torch.rand(2, 64), torch.tensor(labels))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"count": 0}, "count=0"), ({"random": 1.5}, r"1.5 is not")])
+@pytest.mark.parametrize(("options", "message"), [({"count": 0}, "count=0"), ({"random": 1.5}, r"random=1.5 is not")])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         digits(**options)
@@ -87,11 +87,12 @@ def test_randomization_is_repeatable_and_nested():
 
 
 @pytest.mark.parametrize("labels, p, classes, message", [
-    (torch.tensor([0, 1]), -0.1, 2, r"-0\.1 is not a probability"),
+    (torch.tensor([0, 1]), -0.1, 2, r"p=-0\.1 is not a probability"),
     (torch.tensor([0, 1]), 1.5, 2, "not a probability"), (torch.tensor([0]), 0.5, 0, "classes=0"),
-    (torch.tensor([0, 1]), float("nan"), 2, "nan is not"), (torch.tensor([0, 2]), 0.5, 2, "label 2 is none"),
-    (torch.tensor([-1, 1]), 0.5, 2, "label -1 is none"), (torch.tensor([0.0]), 0.5, 2, r"float32.*expected integers"),
-    (torch.zeros(2, 2, dtype=torch.int64), 0.5, 2, "expected integers")])
+    (torch.tensor([0, 1]), float("nan"), 2, "p=nan"), (torch.tensor([0, 2]), 0.5, 2, "label 2 is none of .* 2 classes"),
+    (torch.tensor([-1, 1]), 0.5, 2, "label -1 is none of .* 2 classes"),
+    (torch.tensor([0.0]), 0.5, 2, r"float32.*expected integers"),
+    (torch.zeros(2, 2, dtype=torch.int64), 0.5, 2, r"\(2, 2\).*expected integers")])
 def test_labels_that_cannot_be_randomized(labels, p, classes, message):
     with pytest.raises(ValueError, match=message):
         randomized_labels(labels, p, classes)
