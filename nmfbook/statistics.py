@@ -2,19 +2,25 @@
 
     levels = [np.array([0.91, 0.93]), np.array([0.84, 0.86])]  # AuC of two networks at each of two shares p
     bootstrap(effect, *levels)  # value, low, high
+
+`mean`, `fall`, `effect` and `pearson` are taken along the first axis; what further axes there are stays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 DRAWS = 2000
+LARGEST = 2**22  # numbers that are drawn at once
 
 
 def bootstrap(statistic: Callable, *strata: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     """A statistic with its 95 % interval: each stratum's first axis is resampled by itself.
+
+    statistic: of arrays whose first axis is that of their stratum, such as `mean`. Many draws come at once, along one
+    more axis, the last: it keeps that one, and NaN stands for a draw on which it is not defined.
 
     With three networks a level, percentiles of the draws would decide on noise, as they never leave the range of the
     data. So the interval is the value ± Student's quantile times the draws' standard error, √(n/(n−1)) larger
@@ -22,19 +28,27 @@ def bootstrap(statistic: Callable, *strata: np.ndarray, seed: int = 0) -> tuple[
     of nearly equal networks, where an effect has almost no denominator, do not inflate. A stratum of one network has no
     spread, so the interval is then all numbers.
     """
-    value = float(statistic(*strata))
+    value = float(statistic(*(stratum[..., None] for stratum in strata))[0])
     sizes = np.array([len(stratum) for stratum in strata])
     if sizes.min() < 2:
         return value, -np.inf, np.inf
-    generator, draws = np.random.default_rng(seed), []
-    for _ in range(DRAWS):
-        draws.append(statistic(*(stratum[generator.integers(len(stratum), size=len(stratum))] for stratum in strata)))
-    finite = np.array(draws)[np.isfinite(draws)]
+    generator = np.random.default_rng(seed)
+    places = [generator.integers(size, size=(size, DRAWS)) for size in sizes]
+    pieces = min(DRAWS, -(-DRAWS * sum(stratum.size for stratum in strata) // LARGEST))
+    draws = np.concatenate([
+        statistic(*(np.moveaxis(stratum[place], 1, -1) for stratum, place in zip(strata, of_piece, strict=True)))
+        for of_piece in zip(*(np.array_split(place, pieces, axis=1) for place in places), strict=True)])
+    finite = draws[np.isfinite(draws)]
     if not len(finite):
         return value, -np.inf, np.inf
     low, high = np.quantile(finite, stats.norm.cdf([-1, 1]))
     width = stats.t.ppf(0.975, (sizes - 1).sum()) * np.sqrt(np.mean(sizes / (sizes - 1))) * (high - low) / 2
     return value, float(value - width), float(value + width)
+
+
+def mean(*strata: np.ndarray) -> np.ndarray:
+    """The mean over strata of the mean along the first axis of each."""
+    return np.mean([stratum.mean(0) for stratum in strata], axis=0)
 
 
 def proportion(successes: int, count: int) -> tuple[float, float, float]:
@@ -43,15 +57,20 @@ def proportion(successes: int, count: int) -> tuple[float, float, float]:
     return successes / count, float(interval.low), float(interval.high)
 
 
-def fall(*levels: np.ndarray) -> float:
+def fall(*levels: np.ndarray) -> np.ndarray:
     """Mean fall from one level to the next."""
-    return float(np.mean(levels[0]) - np.mean(levels[-1])) / (len(levels) - 1)
+    return (levels[0].mean(0) - levels[-1].mean(0)) / (len(levels) - 1)
 
 
-def effect(*levels: np.ndarray) -> float:
+def effect(*levels: np.ndarray) -> np.ndarray:
     """The fall in standard deviations between networks of a level, pooled over levels, as for Cohen's d."""
-    spread = _spread(levels)
-    return fall(*levels) / spread if spread > 0 else np.nan
+    return ratio(fall(*levels), _spread(levels))
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole; NaN where whole is not above zero."""
+    whole = np.asarray(whole)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 def separation(*levels: np.ndarray) -> tuple[float, float, float]:
@@ -67,7 +86,7 @@ def separation(*levels: np.ndarray) -> tuple[float, float, float]:
 
 
 def _spread(levels):
-    return np.sqrt(np.mean([np.var(level, ddof=1) for level in levels]))
+    return np.sqrt(np.mean([level.var(0, ddof=1) for level in levels], axis=0))
 
 
 def rank_correlation(*levels: ArrayLike) -> tuple[float, float, float]:
@@ -89,9 +108,11 @@ def rank_correlation(*levels: ArrayLike) -> tuple[float, float, float]:
     return float(correlation(places, values)), float(bounds.low), float(bounds.high)
 
 
-def pearson(x: Sequence[float], y: Sequence[float]) -> float:
+def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Correlation; NaN where one is constant."""
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+    varied = (np.ptp(x, axis=0) > 0) & (np.ptp(y, axis=0) > 0)  # rounding leaves a constant some variance
+    x, y = x - x.mean(0), y - y.mean(0)
+    return ratio((x * y).sum(0), varied * np.sqrt((x * x).sum(0) * (y * y).sum(0)))
 
 
 def bootstrap_correlation(statistic: Callable, *strata: np.ndarray) -> tuple[float, float, float]:

@@ -18,7 +18,7 @@ from nmfcore.activations import capture
 
 from ..claims import Claim, Scale
 from ..ledger import with_fields
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean
 from ..training import History, accuracy
 from ..training import train as train_network
 from . import data
@@ -174,7 +174,7 @@ def _difference(four, normalized):
 
 
 def _mean(value):
-    return lambda units: bootstrap(np.mean, np.array([value(four) for four in units]))
+    return lambda units: bootstrap(mean, np.array([value(four) for four in units]))
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

@@ -7,6 +7,7 @@ Optimizer and rate are not printed, so they are a factor of the design.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice, product
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ..architectures import memorization_network
 from ..claims import Claim, Scale
 from ..files import save_tensors
 from ..ledger import with_fields
-from ..statistics import bootstrap, proportion
+from ..statistics import bootstrap, mean, proportion
 from ..training import prepared, restore, snapshot, updates
 from . import data
 from .memorizing_networks import compressed_layers
@@ -215,11 +216,11 @@ def _with_maximum(units):
 
 
 def _median_error(units):
-    return bootstrap(np.median, np.array([abs(error(run, "nmf")) for run in units]))
+    return bootstrap(partial(np.median, axis=0), np.array([abs(error(run, "nmf")) for run in units]))
 
 
 def _nearer(units):
-    return bootstrap(np.mean, np.array([abs(error(run, "random_ablation")) - abs(error(run, "nmf")) for run in units]))
+    return bootstrap(mean, np.array([abs(error(run, "random_ablation")) - abs(error(run, "nmf")) for run in units]))
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

@@ -23,7 +23,7 @@ from nmfcore.solver import nmf
 
 from ..claims import OURS, Claim, Scale
 from ..datasets import image_folder
-from ..statistics import bootstrap, bootstrap_correlation, pearson
+from ..statistics import bootstrap, bootstrap_correlation, fall, mean, pearson
 from . import data, memorizing_networks
 
 TRAINING, MEASUREMENT = 1, 1
@@ -216,9 +216,9 @@ def claims() -> list[Claim]:
                 unit="set of thirty batches")
           for name, sentence, statistic in (
               ("less", "a photograph stays right less often among those of another class than among its own (shares)",
-               lambda units: bootstrap(np.mean, units[0]["hosts"] - units[0]["own"])),
+               lambda units: bootstrap(mean, units[0]["hosts"] - units[0]["own"])),
               ("taken", "among those of another class it is taken for one of them more often than for what it is "
-               "(shares)", lambda units: bootstrap(np.mean, units[0]["taken"] - units[0]["own"])))),
+               "(shares)", lambda units: bootstrap(mean, units[0]["taken"] - units[0]["own"])))),
     ]
 
 
@@ -230,7 +230,7 @@ def _accuracy(unit, *curve):
 def _gain(units):
     accuracy, baseline = _accuracy(units[0], *SINGLE)
     best = [np.delete(accuracy, c, 0).mean(0).argmax() for c in range(len(accuracy))]
-    return bootstrap(np.mean, accuracy[range(len(best)), best] - baseline)
+    return bootstrap(mean, accuracy[range(len(best)), best] - baseline)
 
 
 def _needed(unit, kind):
@@ -241,7 +241,7 @@ def _needed(unit, kind):
 
 
 def _needs(units):
-    return bootstrap(lambda a, b: a.mean() - b.mean(), _needed(units[0], "multi"), _needed(units[0], "single"))
+    return bootstrap(fall, _needed(units[0], "multi"), _needed(units[0], "single"))
 
 
 def _loss(unit, kind, method):
@@ -251,17 +251,17 @@ def _loss(unit, kind, method):
 
 def _hurts(units):
     single, multi = (_loss(units[0], kind, "nmf") for kind in ("single", "multi"))
-    return bootstrap(lambda a, b: a.mean() - b.mean(), single, multi)
+    return bootstrap(fall, single, multi)
 
 
 def _alike(units):
-    return bootstrap(lambda a, b: abs(a.mean() - b.mean()), _loss(units[0], "multi", "nmf"),
+    return bootstrap(lambda a, b: abs(fall(a, b)), _loss(units[0], "multi", "nmf"),
                      _loss(units[0], "multi", "random_ablation"))
 
 
 def _per_class(units):
     single = units[0][SINGLE]
-    return bootstrap_correlation(lambda rows: pearson(*rows.T),
+    return bootstrap_correlation(lambda rows: pearson(rows[:, 0], rows[:, 1]),
                                  np.array([single["auc"], single["held_out_accuracy"]]).T)
 
 

@@ -23,7 +23,7 @@ from nmfcore.heatmaps import factorize
 from nmfcore.importance import importance, masked_logits, removal_curves, shapley_values, subsets
 
 from ..claims import OURS, Claim, Scale
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean
 from . import pair_ablation
 from .data import lacking
 from .imagenet import PLACES
@@ -260,12 +260,12 @@ def _of(units, name, kind="nmf"):
 
 
 def _share(name, units):
-    return bootstrap(np.mean, _of(units, name))
+    return bootstrap(mean, _of(units, name))
 
 
 def _gap(kind, units):
     nmf, other = (_of(units, "insertion", of) - _of(units, "deletion", of) for of in ("nmf", kind))
-    return bootstrap(np.mean, nmf - other)
+    return bootstrap(mean, nmf - other)
 
 
 def _by_energy(kind, units):
@@ -280,11 +280,11 @@ def _by_energy(kind, units):
 
 
 def _order(units):
-    return bootstrap(np.mean, _of(units, "deletion by Grad-CAM") - _of(units, "deletion"))
+    return bootstrap(mean, _of(units, "deletion by Grad-CAM") - _of(units, "deletion"))
 
 
 def _over_strength(units):
-    return bootstrap(np.mean, _of(units, "grad_cam") - _of(units, "strength"))
+    return bootstrap(mean, _of(units, "grad_cam") - _of(units, "strength"))
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

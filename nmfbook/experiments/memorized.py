@@ -27,7 +27,7 @@ from nmfcore.memorized import compression_scores, neighbor_scores
 
 from ..claims import OURS, Claim, Scale
 from ..ledger import key, with_fields
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean
 from . import data, memorizing_networks
 from .generalization import logits_of, margins
 from .memorizing_networks import Trained, compressed_layers, hidden_layers
@@ -236,8 +236,7 @@ def _mean(values):
     """The mean of values of networks over the levels of p."""
     def statistic(units):
         levels, of_network = np.array([p for p, _ in units]), values([measurements for _, measurements in units])
-        return bootstrap(lambda *strata: np.mean([stratum.mean() for stratum in strata]),
-                         *(of_network[levels == p] for p in sorted({*levels})))
+        return bootstrap(mean, *(of_network[levels == p] for p in sorted({*levels})))
     return statistic
 
 

@@ -22,7 +22,7 @@ from nmfcore.examples import randomized_labels
 from ..architectures import memorization_network
 from ..claims import Claim, Scale
 from ..ledger import with_fields
-from ..statistics import bootstrap, effect, proportion, separation
+from ..statistics import bootstrap, effect, mean, proportion, ratio, separation
 from ..training import History
 from ..training import train as train_network
 from . import data
@@ -292,8 +292,7 @@ def _effect(value, levels):
 
 def _mean(value):
     """The mean over networks of p = 0, 0.4 and 0.8, levels counting alike."""
-    return lambda units: bootstrap(lambda *levels: np.mean([level.mean() for level in levels]),
-                                   *_levels(units, THREE, value))
+    return lambda units: bootstrap(mean, *_levels(units, THREE, value))
 
 
 def _share_converged(units):
@@ -303,7 +302,7 @@ def _share_converged(units):
 
 def _least_step(units):
     errors = _levels(units, SIX, lambda m: 1 - m["test"][-1])
-    return bootstrap(lambda *levels: min(b.mean() - a.mean() for a, b in pairwise(levels)), *errors)
+    return bootstrap(lambda *levels: np.min([b.mean(0) - a.mean(0) for a, b in pairwise(levels)], axis=0), *errors)
 
 
 def _gap(below):
@@ -321,21 +320,21 @@ def _deep_gap(units):
     def statistic(names, arrays):
         gap = _gap(None)(*arrays)
         deep = [i for i, name in enumerate(names[:-1]) if name >= "conv3"]
-        return gap[deep].mean() - gap[[i for i, name in enumerate(names) if name < "conv3"]].mean()
+        return gap[deep].mean(0) - gap[[i for i, name in enumerate(names) if name < "conv3"]].mean(0)
     return _of_layers(units, THREE, statistic)
 
 
 def _last_share(units):
     def statistic(_names, arrays):
         gap = _gap(None)(*arrays)
-        return gap[-1] / gap.max() if gap.max() > 0 else np.nan
+        return ratio(gap[-1], gap.max(0))
     return _of_layers(units, THREE, statistic)
 
 
 def _shift(units):
     def centre(gap):
         gap = gap.clip(min=0)
-        return (gap * np.arange(len(gap))).sum() / gap.sum() if gap.any() else np.nan
+        return ratio(np.arange(len(gap)) @ gap, gap.sum(0))
 
     def statistic(_names, arrays):
         return centre(_gap(-1)(*arrays)) - centre(arrays[0].mean(0) - arrays[-1].mean(0))
@@ -343,7 +342,9 @@ def _shift(units):
 
 
 def _deeper(units):
-    return _of_layers(units, THREE, lambda _names, arrays: min((a[:, -1] - a[:, 0]).mean() for a in arrays))
+    def statistic(_names, arrays):
+        return np.min([(level[:, -1] - level[:, 0]).mean(0) for level in arrays], axis=0)
+    return _of_layers(units, THREE, statistic)
 
 
 def _error_with_depth(m):
@@ -353,16 +354,19 @@ def _error_with_depth(m):
 
 def _margin(kind):
     """How far NMF's effect is above the best of the other methods'."""
+    def lead(*levels):
+        effects = effect(*levels)  # (methods, draws)
+        return effects[0] - effects[1:].max(0)
+
     def statistic(units):
         values = _levels(units, THREE, lambda m: [m["sequence"][f"{method}, {kind}"]["auc"] for method in METHODS])
-        return bootstrap(lambda *levels: effect(*(a[:, 0] for a in levels))
-                         - max(effect(*(a[:, i] for a in levels)) for i in range(1, len(METHODS))), *values)
+        return bootstrap(lead, *values)
     return statistic
 
 
 def _blur(units):
     values = _levels(units, THREE, lambda m: [m["sequence"][f"nmf, {kind}"]["auc"] for kind in ("class", "mixed")])
-    return bootstrap(lambda *levels: effect(*(a[:, 0] for a in levels)) - effect(*(a[:, 1] for a in levels)), *values)
+    return bootstrap(lambda *levels: np.subtract(*effect(*levels)), *values)
 
 
 def _robust(units):
@@ -372,8 +376,8 @@ def _robust(units):
         return [m["sequence"]["nmf, class"]["auc"], *changes]
 
     def statistic(*levels):
-        change = np.mean([level[:, 1:].mean(0) for level in levels], axis=0).max()
-        return levels[0][:, 0].mean() - levels[-1][:, 0].mean() - change
+        change = np.mean([level[:, 1:].mean(0) for level in levels], axis=0).max(0)
+        return levels[0][:, 0].mean(0) - levels[-1][:, 0].mean(0) - change
     return bootstrap(statistic, *_levels(units, THREE, values))
 
 
@@ -382,7 +386,7 @@ def _spread(units):
 
     def statistic(*levels):
         spreads = np.sqrt(np.mean([level.var(0, ddof=1) for level in levels], axis=0))
-        return spreads[0] - spreads[1:].max()
+        return spreads[0] - spreads[1:].max(0)
     return bootstrap(statistic, *values)
 
 
@@ -400,16 +404,16 @@ def _deep(m, what):
 
 def _echo(units):
     def statistic(*levels):
-        ranked = stats.rankdata(np.concatenate(levels), axis=0)  # (networks, 2, layers)
+        ranked = stats.rankdata(np.concatenate(levels), axis=0)  # (networks, 2, layers, draws)
         ranked -= ranked.mean(0)
         size = np.sqrt((ranked ** 2).sum(0).prod(0))
-        return np.mean(ranked.prod(1).sum(0) / np.where(size > 0, size, 1))
+        return (ranked.prod(1).sum(0) / np.where(size > 0, size, 1)).mean(0)
     return bootstrap(statistic, *_levels(units, THREE, lambda m: [_deep(m, "raw_error"), _deep(m, "auc")]))
 
 
 def _turn(units):
     def statistic(*levels):
-        first, before, last = (levels[i].mean() for i in (0, -2, -1))
+        first, before, last = (levels[i].mean(0) for i in (0, -2, -1))
         return (before - first) * (last - before) / before ** 2
     return bootstrap(statistic, *_levels(units, SIX, lambda m: np.mean(_deep(m, "raw_error"))))
 

@@ -23,7 +23,7 @@ from nmfcore.visualization import visualize
 
 from ..claims import OURS, Claim, Scale
 from ..ledger import with_fields
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean
 from . import where
 from .data import lacking
 
@@ -158,7 +158,7 @@ def claims() -> list[Claim]:
         name, how = {"as they are": ("blind", ""), "in grey": ("grey", ", without seeing colours")}[judged]
         return Claim(row, name, f"{label}, {of}: {judge} gives a picture to its own heatmap more often than one in "
                      f"{RANK}{how}", "pictures",
-                     lambda units: bootstrap(np.mean, np.array([right(unit[judged]) for unit in units])),
+                     lambda units: bootstrap(mean, np.array([right(unit[judged]) for unit in units])),
                      (Scale(f"{of}, {label}, {RANK} pictures a seed", tables(*((one, network) for one in sets)),
                             (SEEDS,), None),), threshold=1 / RANK)
 
@@ -166,7 +166,7 @@ def claims() -> list[Claim]:
         """What ResNet-50's pictures lose of their margin in grey, less what VGG-19's do; see `both`."""
         losses = [[margin(of_network["as they are"]) - margin(of_network["in grey"]) for of_network in pair]
                   for pair in units]
-        return bootstrap(np.mean, np.diff(losses, axis=1)[:, 0])
+        return bootstrap(mean, np.diff(losses, axis=1)[:, 0])
 
     def both(entries):
         """[(tables of VGG-19, tables of ResNet-50)] of each seed."""

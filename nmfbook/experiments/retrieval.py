@@ -24,7 +24,7 @@ from nmfcore.retrieval import Whitening, describe, image_factors, in_box, mixed,
 
 from ..claims import OURS, Claim, Scale
 from ..ledger import key
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean, ratio
 from . import data, memorizing_networks
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _classes(table):
 def _ahead(ours, other, split, units):
     """Mean difference of the precisions of two descriptors, each as it was best where it was chosen."""
     choices = split(units[0])
-    return bootstrap(np.mean, _best(ours, choices)[1] - _best(other, choices)[1])
+    return bootstrap(mean, _best(ours, choices)[1] - _best(other, choices)[1])
 
 
 def _best(descriptor, choices):
@@ -318,7 +318,7 @@ def _pairs(entries):
 
 def _more_semantic(units):
     found = [_best("nmf_v", _classes(table))[1] for table in units[0]]
-    return bootstrap(np.mean, found[0] - found[1])
+    return bootstrap(mean, found[0] - found[1])
 
 
 FACTORS = ("box rule", "whitened directions", "rank", "solver and iterations")
@@ -331,13 +331,13 @@ def _decides(data, descriptor, factor, units):
 
     def lead(queries):
         shares = _shares(queries.mean(0))
-        return shares[place] - np.delete(shares, place).max()
+        return shares[place] - np.delete(shares, place, 0).max(0)
     return bootstrap(lead, _factorial(units[0], data, descriptor))
 
 
 def _of_solver(units):
     def largest(*designs):
-        return max(_shares(queries.mean(0))[FACTORS.index("solver and iterations")] for queries in designs)
+        return np.max([_shares(queries.mean(0))[FACTORS.index("solver and iterations")] for queries in designs], axis=0)
     return bootstrap(largest, *(_factorial(units[0], *of) for of in (("voc", "nmf_v"), ("landmarks", "nmf_vu"))))
 
 
@@ -392,9 +392,11 @@ def _factorial(table, data, descriptor):
 
 
 def _shares(grid):
-    """Of each factor, the variance of the means at its levels in shares of that over all cells."""
-    means = [grid.mean(tuple(i for i in range(grid.ndim) if i != factor)) for factor in range(grid.ndim)]
-    return np.array([of_levels.var() for of_levels in means]) / (grid.var() or np.nan)
+    """(levels of each factor…, draws) -> (factors, draws): the variance of the means at a factor's levels, in shares of
+    that over all cells."""
+    cells = range(grid.ndim - 1)
+    means = [grid.mean(tuple(i for i in cells if i != factor)) for factor in cells]
+    return np.array([ratio(of_levels.var(0), grid.var((*cells,))) for of_levels in means])
 
 
 def synthetic(kind: str) -> list[tuple[Job, dict]]:

@@ -20,7 +20,7 @@ from nmfcore.segmentation import binarize, iou
 
 from ..claims import Claim, Scale
 from ..ledger import with_fields
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean
 from . import where
 from .data import lacking
 
@@ -112,10 +112,10 @@ def claims() -> list[Claim]:
     scale = Scale("ResNet-50, 5 photographs of iCoseg, ten starts", photographs("resnet50"), (5,), None)
     share = partial(Claim, "C4.2", experiment="trees", scales=(scale,), unit="photographs")
     return [share("isolates", f"of {ISOLATED} factors one is the trees (IoU above one half)",
-                  statistic=lambda units: bootstrap(np.mean, np.array([unit[ISOLATED] for unit in units])),
+                  statistic=lambda units: bootstrap(mean, np.array([unit[ISOLATED] for unit in units])),
                   threshold=0.5),
             share("grows", f"of {ISOLATED} factors the best fits the trees better than of {SHOWN}",
-                  statistic=lambda units: bootstrap(np.mean, np.array([unit[ISOLATED] - unit[SHOWN]
+                  statistic=lambda units: bootstrap(mean, np.array([unit[ISOLATED] - unit[SHOWN]
                                                                        for unit in units])))]
 
 

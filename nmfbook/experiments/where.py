@@ -23,7 +23,7 @@ from nmfcore.segmentation import binarize, box, box_iou, iou, multi_scale, refin
 
 from ..claims import OURS, Claim, Scale
 from ..ledger import key
-from ..statistics import bootstrap
+from ..statistics import bootstrap, mean
 from .data import lacking
 
 TRAINING, MEASUREMENT = 1, 1
@@ -267,7 +267,7 @@ def table(measured: list, data: str) -> dict[Choice, dict[str, list]]:
     return found
 
 
-def mean(of_sets: Mapping[str, list], names: Sequence[str]) -> float:
+def score(of_sets: Mapping[str, list], names: Sequence[str]) -> float:
     """Mean Jaccard index, or CorLoc: the mean of the sets' means."""
     return float(np.mean([np.mean(of_sets[name]) for name in names]))
 
@@ -275,7 +275,7 @@ def mean(of_sets: Mapping[str, list], names: Sequence[str]) -> float:
 def chosen(choices: Mapping[Choice, Mapping[str, list]], data: str, *methods: str) -> Choice:
     """The choice, of all or of some methods, that is best where it may be chosen; of equal ones the first."""
     return max((choice for choice in choices if not methods or choice[2] in methods),
-               key=lambda choice: mean(choices[choice], SPLIT[data]["choosing"]))
+               key=lambda choice: score(choices[choice], SPLIT[data]["choosing"]))
 
 
 def tables(data: str, networks: Sequence[str], sides: Sequence[str]) -> Callable[[list], list]:
@@ -352,8 +352,8 @@ def described(choice: Choice) -> str:
 def _interval(data, values):
     """Mean over sets with its interval: of masks the sets are drawn anew, of boxes the photographs of each."""
     if data == "masks":
-        return bootstrap(np.mean, np.concatenate(values))
-    return bootstrap(lambda *drawn: float(np.mean([each.mean() for each in drawn])), *values)
+        return bootstrap(mean, np.concatenate(values))
+    return bootstrap(mean, *values)
 
 
 def _ahead(data, ours, other, units):

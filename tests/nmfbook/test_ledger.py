@@ -34,6 +34,7 @@ def book(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "LEDGER", tmp_path / "ledger")
     monkeypatch.setitem(sys.modules, "nmfbook.experiments.tiny", tiny)
     monkeypatch.setattr(os, "nice", lambda _: None)
+    monkeypatch.setattr(interrupts, "once", lambda: None)
     return tmp_path
 
 
@@ -182,7 +183,7 @@ def test_killed_nothing_is_lost_but_the_running_epoch(book, moment):
     process.communicate()
     before = epochs(book)
     assert results(book) == []
-    assert start("measure").wait(PATIENCE) == 0
+    assert main(["measure"]) == 0
     assert len(results(book)) == 4 and all(len(done) == tiny.EPOCHS for done in epochs(book).values())
     assert all(epochs(book)[name][:len(done)] == done for name, done in before.items())
 
@@ -209,12 +210,13 @@ def test_ctrl_c_leaves_no_process_and_loses_nothing(book, times):
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
-def test_it_ends_on_time(book):
+def test_it_ends_on_time(book, monkeypatch, capsys):
+    monkeypatch.setattr(tiny, "SLEEP", PATIENCE)
     begin = time.monotonic()
-    process = start("measure", "--hours", str(1 / 3600), TINY_SLEEP=str(PATIENCE))
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0 and "the time is up" in said and "jobs wait for cifar10" in said
-    assert time.monotonic() - begin < PATIENCE / 2  # imports included, on a busy machine
+    assert main(["measure", "--hours", str(1 / 3600)]) == 0
+    said = capsys.readouterr().out
+    assert "the time is up" in said and "jobs wait for cifar10" in said
+    assert time.monotonic() - begin < PATIENCE / 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
@@ -223,7 +225,6 @@ def test_a_folder_that_cannot_be_written_is_said_and_leaves_no_half_file(book, m
         raise OSError(number, os.strerror(number), str(target))
 
     monkeypatch.setattr("nmfcore._files.os.replace", refuse)
-    monkeypatch.setattr(interrupts, "once", lambda: None)
     assert main(["measure"]) == 1
     said = capsys.readouterr().err
     assert os.strerror(number) in said and "NMFBOOK_CACHE" in said
@@ -234,8 +235,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_leaves_no_half_file(book, m
     (["measure", "--experiment", "alchemy"], "no experiment 'alchemy'; there are tiny"),
     (["measure", "--hours", "soon"], "HOURS=soon"), (["audit", "--number", "-1"], "N=-1"),
     (["measure", "--job", "none"], "no job begins with 'none'"), (["audit"], "holds no job of at most")])
-def test_what_cannot_be_meant_is_named(book, capsys, monkeypatch, arguments, reason):
-    monkeypatch.setattr(interrupts, "once", lambda: None)
+def test_what_cannot_be_meant_is_named(book, capsys, arguments, reason):
     assert main(arguments) == 2 and reason in capsys.readouterr().err
 
 

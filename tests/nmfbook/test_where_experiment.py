@@ -92,8 +92,8 @@ def test_what_is_measured_chooses_nothing(data):
     assert where.chosen(holds, data, "nmf") == ("vgg19", "224", "nmf", "0.6, GrabCut")
     assert where.chosen(holds, data, "pca")[2] == "pca"
     assert {best, DDT, ONE_FACTOR} <= {*holds}
-    assert where.mean(holds[best], SPLIT[data]["measured"]) > where.mean(fails[best], SPLIT[data]["measured"])
-    assert where.mean(holds[best], SPLIT[data]["choosing"]) == where.mean(fails[best], SPLIT[data]["choosing"])
+    assert where.score(holds[best], SPLIT[data]["measured"]) > where.score(fails[best], SPLIT[data]["measured"])
+    assert where.score(holds[best], SPLIT[data]["choosing"]) == where.score(fails[best], SPLIT[data]["choosing"])
 
 
 def test_the_table_of_the_page_needs_a_whole_scale():
