@@ -15,7 +15,6 @@ from typing import BinaryIO
 import numpy as np
 import sklearn.datasets
 import torch
-import torchvision
 from PIL import Image, ImageOps
 
 from nmfcore.networks import data_folder
@@ -266,6 +265,8 @@ def class_folders(path: str | Path, *, size: int | tuple[int, int] | None = None
 
 def _original(name, split, folder, per_class, download):
     """torchvision's reading of the official files, with checksums where it has them."""
+    import torchvision
+
     if download:
         folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -23,7 +23,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -107,6 +106,8 @@ def pretrained(name: str, *, weights: str | Path | None = None,
             raise FileNotFoundError(f"no student weights at {file}: they come with the package and its repository; "
                                     "install it anew or clone it, or pass weights=")
         return _from_file(name, Student(), file)
+    import torchvision  # longer to import than torch; the student and a reader's own networks need nothing of it
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = difflib.get_close_matches(str(name), ["student", *known], n=3)
@@ -292,6 +293,8 @@ def _normalization(about):
 
 
 def _from_torchvision(name, download):
+    import torchvision
+
     choices = torchvision.models.get_model_weights(name)
     weights = choices.__members__.get("IMAGENET1K_V1", choices.DEFAULT)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
@@ -335,8 +338,7 @@ def _deep_layer(model):
             continue
         if isinstance(module, (nn.ReLU, nn.ReLU6)):
             parent = path.rpartition(".")[0]
-            fire = isinstance(model.get_submodule(parent), torchvision.models.squeezenet.Fire)
-            last = parent if fire else path
+            last = parent if type(model.get_submodule(parent)).__name__ == "Fire" else path
     return last
 
 

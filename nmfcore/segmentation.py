@@ -15,7 +15,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision import ops
 
 from ._optional import needed_by
 from .activations import to_matrix
@@ -579,6 +578,8 @@ def box_iou(first: Sequence[int], second: Sequence[int]) -> float:
         >>> box_iou((0, 0, 3, 3), (2, 0, 5, 3))  # 8 pixels of 24
         0.3333333333333333
     """
+    from torchvision import ops  # longer to import than torch
+
     corners = torch.stack([_corners(first), _corners(second)])
     corners[:, 2:] += 1  # the last pixel is inside
     return float(ops.box_iou(corners[:1], corners[1:]))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchvision.transforms import v2
 
 from .feature_maps import Images, Preprocess, image_set, mapped
 from .gate import (
@@ -79,6 +78,8 @@ def visualize(model: nn.Module, directions: Tensor, *, layer: LayerName, preproc
     model = unwrapped(model)
     wanted_layer = find_layer(model, layer)
     device = next((parameter.device for parameter in model.parameters()), _unit(directions).device)
+    from torchvision.transforms import v2  # longer to import than torch
+
     move = v2.Compose([
         v2.Pad(side // 8, padding_mode="reflect"),
         v2.RandomAffine(5, translate=(1 / 16, 1 / 16), scale=(0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR,

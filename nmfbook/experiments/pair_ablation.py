@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision.models import get_model_weights
 
 from nmfcore.activations import capture, replaced
 from nmfcore.cam import grad_cam
@@ -184,6 +183,8 @@ def measure_subsets(model: nn.Module, layer: str, image: Tensor, rank: int = K, 
 
 def network_of_photographs() -> tuple[str, nn.Module, Preprocess, str, Sequence[str]] | None:
     """The first network in hand that names what is on a photograph: its label, itself, its layer and its classes."""
+    from torchvision.models import get_model_weights  # longer to import than torch
+
     for name, (label, layer) in NETWORKS.items():
         try:
             model, preprocess = pretrained(name, download=False)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-from torchvision.transforms.functional import rgb_to_grayscale
 
 from nmfcore.feature_maps import Maps
 from nmfcore.heatmaps import factorize
@@ -99,6 +98,8 @@ def measure(job: Job, photos: Photos, *, device: str = "cpu") -> dict:
         return judge.maps(judge.preprocess(images), layer=layer, batch_size=2)
 
     def in_grey(images):
+        from torchvision.transforms.functional import rgb_to_grayscale  # longer to import than torch
+
         return seen(rgb_to_grayscale(images, 3))
     return {name: cosines(described(see(pictures)), covered(see(photographs), fit.maps)).tolist()
             for name, see in zip(JUDGED, (seen, in_grey, list), strict=True)}

@@ -33,7 +33,8 @@ from nmfcore.retrieval import describe, pooled
 pytestmark = pytest.mark.usefixtures("one_thread")
 STOPPING = early_stopping.Job("digits", 1 / 16, "adam", 1e-3, seed=0, p=0.2, images=200, held_out=0.1, batch=20,
                               every=4, checks=3, precision="float32")
-HEAVY = "IPython myst_nb pooch skimage librosa matplotlib pandas ortools clarabel faiss ipywidgets numba".split()
+HEAVY = ("IPython myst_nb pooch skimage librosa matplotlib pandas ortools clarabel faiss ipywidgets numba "
+         "torchvision").split()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -329,7 +330,7 @@ def test_scale_measures_as_the_experiments_whose_lines_it_has():
 
 def test_they_run_where_only_torch_and_scikit_learn_are():
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
-    run = ("from nmfbook import auditing, ledger, measuring\nfrom nmfbook.experiments import data\n"
+    run = ("from nmfbook import auditing, ledger, measuring\nfrom nmfcore import visualization\nfrom nmfbook.experiments import data\n"
            "list(map(ledger.experiment, ledger.EXPERIMENTS))\ndata.load('digits')")
     subprocess.run([sys.executable, "-c", block + run], check=True, cwd=ledger.ROOT)
 
