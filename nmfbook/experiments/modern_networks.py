@@ -66,7 +66,7 @@ class Scale:
     batch: int  # samples of a class that are compressed together
 
 
-SCALES = {"quick": Scale("digits", 3, 30, 150, 1 / 8, 32, 30), "desk": Scale("cifar10", 5, 50, 200, 1 / 8, 48, 50),
+SCALES = {"quick": Scale("digits", 3, 20, 150, 1 / 8, 32, 20), "desk": Scale("cifar10", 5, 50, 200, 1 / 8, 48, 50),
           "paper": Scale("cifar10", 10, 1000, 300, 1.0, 192, 50)}
 
 

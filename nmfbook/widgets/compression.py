@@ -5,12 +5,8 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-import torch
 from IPython.display import HTML
 from matplotlib.colors import to_hex
-from torch import nn
-
-from nmfcore.factorization import METHODS
 
 from .. import figures
 from ..ledger import Entry
@@ -26,18 +22,6 @@ class Network:
     accuracy: Mapping[str, Sequence[float]]  # of each method, at each of the ranks
     pictures: np.ndarray | None = None  # (n, h, w) in [0, 1]: the samples, where they can be shown
     right: Mapping[str, np.ndarray] | None = None  # of each method, (ranks, n): is the sample classified right?
-
-
-@torch.no_grad()
-def survivors(model: nn.Sequential, layer: int, inputs: torch.Tensor, labels: torch.Tensor, method: str,
-              ranks: Sequence[int]) -> np.ndarray:
-    """Which samples of a batch (n, ...) are classified right when the output (n, M) of a layer is compressed to each
-    rank, from 0, where nothing is left, to M, where all is: (ranks, n) bool."""
-    A = model[: layer + 1](inputs)
-    pairs = [METHODS[method](A, rank) for rank in ranks if 0 < rank < A.shape[1]]
-    approximations = [*(torch.zeros_like(A) for rank in ranks if rank == 0), *(pair.U @ pair.V for pair in pairs),
-                      *(A for rank in ranks if rank == A.shape[1])]
-    return np.stack([(model[layer + 1:](maps).argmax(1) == labels).numpy() for maps in approximations])
 
 
 def recorded(entries: Sequence[Entry], methods: Iterable[str]) -> tuple[list[int], list[Network]]:

@@ -4,12 +4,8 @@ import re
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from nmfbook import figures
-from nmfbook.widgets.compression import Network, compression, survivors
-from nmfcore.compression import accuracy_curve
+from nmfbook.widgets.compression import Network, compression
 
 RNG = np.random.default_rng(0)
 METHODS = {"nmf": "NMF", "pca": "P<CA>"}
@@ -113,17 +109,3 @@ def test_bad_input_is_named(sets, methods, message):
 def test_texts_are_escaped():
     html = compression(SETS, methods=METHODS, caption="a < b").data
     assert "P<CA>" not in html and "a &lt; b" in html and not re.search(r"https?://(?!www\.w3\.org)", html)
-
-
-@pytest.mark.parametrize("method", figures.METHODS)
-def test_survivors_are_those_that_the_curve_counts(method):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3))
-    inputs, ranks = torch.rand(60, 12), [0, 1, 2, 4, 10]
-    labels = model(inputs).argmax(1)
-    labels[:9] = (labels[:9] + 1) % 3  # never right
-    right = survivors(model, 1, inputs, labels, method, ranks)
-    assert right.shape == (5, 60) and (right[-1] == (np.arange(60) >= 9)).all()
-    if method in ("nmf", "pca"):  # the others draw channels or starts otherwise
-        curve = accuracy_curve(model, "1", inputs, labels, ranks=ranks, method=method)
-        np.testing.assert_allclose(right.mean(1), curve.accuracy[0], atol=0.051)

@@ -330,8 +330,8 @@ def test_scale_measures_as_the_experiments_whose_lines_it_has():
 
 def test_they_run_where_only_torch_and_scikit_learn_are():
     block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
-    run = ("from nmfbook import auditing, ledger, measuring\nfrom nmfcore import visualization\nfrom nmfbook.experiments import data\n"
-           "list(map(ledger.experiment, ledger.EXPERIMENTS))\ndata.load('digits')")
+    run = ("from nmfbook import auditing, ledger, measuring\nfrom nmfbook.experiments import data\n"
+           "from nmfcore import visualization\nlist(map(ledger.experiment, ledger.EXPERIMENTS))\ndata.load('digits')")
     subprocess.run([sys.executable, "-c", block + run], check=True, cwd=ledger.ROOT)
 
 
