@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nmfcore.heatmaps import heatmaps
+from nmfcore.feature_maps import Maps, feature_maps
+from nmfcore.heatmaps import factorize
 from nmfcore.matching import match
 from nmfcore.networks import Preprocess
 
@@ -26,19 +27,16 @@ class Views:
 
     images: Tensor  # (2, 3, H, W)
     source: str
-    model: nn.Module
-    preprocess: Preprocess
+    features: Maps  # (2, C, h, w)
 
     def maps(self, rank: int, *, apart: bool = False, seed: int = 0) -> Tensor:
         """(2, K, H, W), factorized together, or apart and then matched."""
-        def of(images):
-            device = next(self.model.parameters()).device
-            fit = heatmaps(self.model, self.preprocess(images.to(device)), rank, layer=self.preprocess.layer, seed=seed)
-            return fit.resized(SIZE).cpu()
+        def of(features):
+            return factorize(features, rank, seed=seed).resized(SIZE).cpu()
 
         if not apart:
-            return of(self.images)
-        left, right = of(self.images[:1]), of(self.images[1:])
+            return of(self.features)
+        left, right = of(self.features[:1]), of(self.features[1:])
         return torch.cat([left, right[:, match(self.at_same_point(right[0])[None], left)]])
 
     @cached_property
@@ -73,6 +71,9 @@ class Views:
                 for a, b in zip(left, right, strict=True)]
 
 
-def views(model: nn.Module, preprocess: Preprocess) -> Views:
+def views(model: nn.Module, preprocess: Preprocess, layer: str) -> Views:
+    """Both, with their feature maps at a layer."""
     pair = datasets.image_set("motorcycle", size=SIZE)
-    return Views(torch.stack([pair.images[0], pair.images[1].flip(-1)]), pair.source, model, preprocess)
+    images = torch.stack([pair.images[0], pair.images[1].flip(-1)])
+    on_device = preprocess(images.to(next(model.parameters()).device))
+    return Views(images, pair.source, feature_maps(model, on_device, layer=layer))
