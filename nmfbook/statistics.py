@@ -46,9 +46,9 @@ def bootstrap(statistic: Callable, *strata: np.ndarray, seed: int = 0) -> tuple[
     return value, float(value - width), float(value + width)
 
 
-def mean(*strata: np.ndarray) -> np.ndarray:
-    """The mean over strata of the mean along the first axis of each."""
-    return np.mean([stratum.mean(0) for stratum in strata], axis=0)
+def mean(*strata: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The mean over strata of the mean along an axis of each, the first."""
+    return np.mean([stratum.mean(axis) for stratum in strata], axis=0)
 
 
 def proportion(successes: int, count: int) -> tuple[float, float, float]:
@@ -130,11 +130,8 @@ def resampled(*strata: ArrayLike) -> np.ndarray:
     Raises ValueError for a stratum of fewer than two values.
     """
     values = [np.asarray(stratum, dtype=float) for stratum in strata]
-
-    def mean(*drawn, axis):
-        return np.mean([stratum.mean(axis) for stratum in drawn], axis=0)
     drawn = stats.bootstrap(values, mean, n_resamples=DRAWS, method="percentile", rng=0).bootstrap_distribution
-    return np.concatenate([[mean(*values, axis=0)], drawn])
+    return np.concatenate([[mean(*values)], drawn])
 
 
 def interval(samples: ArrayLike) -> list[float]:

@@ -125,5 +125,7 @@ def test_effect_fall_and_shares():
     assert value == pytest.approx(effect(*levels)) and low < value < high
     assert np.isnan(effect(np.ones(2), np.zeros(2)))
     assert proportion(12, 12)[0] == 1 and proportion(12, 12)[1] == pytest.approx(0.735, abs=1e-3)
+    rows = np.array([1, 2, 3])
+    assert pearson(rows, 2 * rows) == pytest.approx(1) and np.isnan(pearson(np.array([1, 1]), np.array([1, 2])))
     rows = np.stack(levels)
     assert pearson(rows, -rows) == pytest.approx([-1, -1]) and np.isnan(pearson(np.full(3, 0.1), np.arange(3)))
