@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import nn
 
 from nmfcore.networks import data_folder
 
@@ -76,8 +77,28 @@ def hardware(device: str, width: float, precision: str) -> str | None:
         return None
     if width > 1 / 2:
         return "a GPU (full width)"
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "a GPU, or a processor with AVX-512 (bfloat16)" if precision == "bfloat16" and not fast else None
+    return "a GPU, or a processor with AVX-512 (bfloat16)" if precision == "bfloat16" and not _fast(device) else None
+
+
+def in_bfloat16(model: nn.Module, device: str) -> nn.Module:
+    """The model, whose weights and layers' outputs become bfloat16.
+
+    Where such instructions lack, numbers are rounded so and stay float32: both ways sums are taken in float32 and each
+    output is rounded once, so that maps agree but for the order of sums.
+    """
+    model.bfloat16()
+    if _fast(device):
+        return model
+    model.float().register_forward_pre_hook(lambda _, given: tuple(images.bfloat16().float() for images in given))
+    for layer in model.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _layer, _given, output: output.bfloat16().float())
+    return model
+
+
+def _fast(device):
+    """Whether bfloat16 is faster than float32."""
+    return device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @lru_cache(maxsize=3)

@@ -24,7 +24,7 @@ from nmfcore.segmentation import binarize, box, box_iou, iou, multi_scale, refin
 from ..claims import OURS, Claim, Scale
 from ..ledger import key
 from ..statistics import bootstrap, mean
-from .data import lacking
+from .data import in_bfloat16, lacking
 
 TRAINING, MEASUREMENT = 1, 1
 
@@ -210,7 +210,8 @@ def _backbone(network, precision, device):
     from .. import backbones
 
     backbone = backbones.load(network, device=device)
-    backbone.model.to(getattr(torch, precision))
+    if precision == "bfloat16":
+        in_bfloat16(backbone.model, device)
     return backbone
 
 

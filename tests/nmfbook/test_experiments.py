@@ -1,5 +1,6 @@
 """The experiments: their jobs, and what training and measuring give, on jobs small enough for a test."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.models import resnet18
 
 from nmfbook import files, ledger, measuring
 from nmfbook.architectures import memorization_network
@@ -27,6 +29,7 @@ from nmfbook.ledger import EXPERIMENTS, LARGEST, Entry, experiment, key, text_of
 from nmfbook.measuring import DIGITS
 from nmfbook.records import rounded
 from nmfcore import cli
+from nmfcore.feature_maps import feature_maps
 from nmfcore.precision import average_precision_at
 from nmfcore.retrieval import describe, pooled
 
@@ -97,6 +100,22 @@ def test_a_processor_without_bfloat16_leaves_such_jobs_to_another(monkeypatch, t
         assert (module.needs(job, "cpu") is None) == supported and module.needs(job, "cuda") is None
     few = memorizing_networks.Job(p=0.0, seed=0, **memorizing_networks.SVHN)  # in float32
     assert memorizing_networks.needs(few, "cpu") is None
+
+
+def test_bfloat16_is_rounded_to_where_a_processor_lacks_it(monkeypatch):
+    images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
+    torch.manual_seed(0)
+    untrained = resnet18().eval()
+    maps = {}
+    for way in ("float32", "rounded", "native"):
+        monkeypatch.setattr(data, "_fast", lambda device, way=way: way == "native")
+        model = copy.deepcopy(untrained)
+        if way != "float32":
+            data.in_bfloat16(model, "cpu")
+        maps[way] = feature_maps(model, images, layer="layer3")[0]
+    exact, rounded, native = maps.values()
+    assert next(model.parameters()).dtype == torch.bfloat16 and torch.equal(rounded, rounded.bfloat16().float())
+    assert 0 < (rounded - native).norm() < 0.7 * (exact - native).norm(), "only the order of sums differs"
 
 
 def test_the_digits_are_held_out_class_by_class():
