@@ -11,7 +11,9 @@ from nmfbook.experiments.colocalization import GROUPS
 from nmfbook.experiments.cosegmentation import DEVELOPMENT, TEST
 from nmfbook.experiments.where import DDT, ONE_FACTOR, PLAIN, RULES, SPLIT, Job, Rule
 from nmfbook.ledger import LARGEST, Entry, text_of
-from nmfcore.segmentation import binarize, box, iou
+from nmfcore.matching import stability
+from nmfcore.segmentation import binarize, box, iou, multi_scale, single_maps
+from nmfcore.selection import choose_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +56,7 @@ def test_digits_are_measured_rule_by_rule(few):
     job = where.jobs()[0]
     found = where.measure(job, few)
     assert {*found} == {rule.name for rule in RULES} and all(len(values) == 3 for values in found.values())
-    maps = where.maps_of(job, "3", few.sets["3"])
+    maps, _ = where.maps_of(job, "3", few.sets["3"])
     direct = iou(binarize(maps, few.sets["3"].sizes), few.sets["3"].masks)
     assert found[PLAIN.name][1] == round(1000 * float(direct))
     assert np.mean(found["0.75, GrabCut"]) > 1.5 * np.mean(found[PLAIN.name])  # edges of digits are sharp
@@ -65,9 +67,24 @@ def test_digits_are_measured_rule_by_rule(few):
 
 def test_maps_of_two_networks_are_those_of_each_added(few):
     job = Job("digits", "student", "96", "pca", precision="float32")
-    [alone], [twice] = (where.maps_of(replace(job, network=name), "3", few.sets["3"])[:1]
-                        for name in ("student", "student+student"))
+    ([alone, *_], _), ([twice, *_], _) = (where.maps_of(replace(job, network=name), "3", few.sets["3"])
+                                          for name in ("student", "student+student"))
     assert torch.allclose(2 * alone, twice, rtol=1e-4, atol=1e-4)
+
+
+def test_a_number_of_factors_is_chosen_from_the_maps_alone(few, monkeypatch):
+    monkeypatch.setattr(where, "COUNTS", (3, 4, 5))
+    only = replace(few, sets={"3": few.sets["3"]})
+    job = Job("digits", "student", "96", where.HELD_OUT, precision="float32")
+    features = where.features("student", 96, "3", few.sets["3"], "float32", "cpu")
+    A = torch.cat([each.flatten(1).mT for each in features])
+    expected = choose_rank(A, (3, 4, 5)).rank, 3 + int(stability(features, (3, 4, 5)).mean(1).argmax())
+    for method, count in zip((where.HELD_OUT, where.STABLE), expected, strict=True):
+        found = where.measure(replace(job, method=method), only)
+        assert found[where.FACTORS] == [count] and {*found} == {where.FACTORS, *(rule.name for rule in RULES)}
+        maps, _ = where.maps_of(replace(job, method=method), "3", few.sets["3"])
+        same = multi_scale(single_maps(features, "nmf", rank=count))
+        assert all(torch.equal(*pair) for pair in zip(maps, same, strict=True))
 
 
 def test_hits_are_those_of_the_largest_part():
@@ -98,7 +115,9 @@ def test_what_is_measured_chooses_nothing(data):
 
 def test_the_table_of_the_page_needs_a_whole_scale():
     assert where.compared(entries("holds")[:-1], "masks") and not where.compared(entries("holds")[:3], "masks")
-    lines = where.compared(entries("holds"), "masks")
+    counted = [replace(entry, measurements=entry.measurements | {where.FACTORS: [6] * 16})
+               if entry.job["method"] in where.UNSUPERVISED else entry for entry in entries("holds")]
+    lines = where.compared(counted, "masks")
     choice, parts = lines["best rule"]
     assert where.described(choice) == "6 factors, VGG-19, 224 px, 0.6, GrabCut"
     assert parts["measured"][0] == pytest.approx(0.95)
