@@ -54,7 +54,7 @@ METHODS = ("nmf", "pca", "kmeans", *SUMS)
 PEERS = ("whole", "centre")  # that see no photograph
 STABLE, HELD_OUT = UNSUPERVISED = ("factors by stability", "factors by held-out error")  # sums of so many, of COUNTS
 COUNTS = tuple(range(3, 11))
-COMPACT, AGREEING = WEIGHTED = ("6 factors, compact", "6 factors, agreeing")  # other weights than of SUMS
+COMPACT, AGREEING = WEIGHTED = ("6 factors by compactness", "6 factors by agreement")  # other weights than of SUMS
 FACTORS = "factors"  # under this name an entry says how many they were, set by set
 CENTRE = 0.7  # of half a side: the standard deviation of a Gaussian by which maps may be multiplied
 SIDE = 128  # of the copies that GrabCut sees
@@ -228,7 +228,7 @@ def rank_of(job: Job, network: str, given: Any) -> int:
         return choose_rank(torch.cat([to_matrix(maps[None]) for maps in given]), COUNTS, seed=job.seed).rank
     from .. import backbones  # with it comes pooch, which a machine that measures may lack
 
-    return SUMS.get(job.method.split(",")[0]) or backbones.RANKS[network]
+    return SUMS.get(job.method.split(" by ")[0]) or backbones.RANKS[network]
 
 
 def compactness(maps: Maps) -> Tensor:
@@ -306,6 +306,7 @@ def hits(masks: Sequence[Tensor], truth: Sequence) -> str:
 # --- claims -----------------------------------------------------------------------------------------------
 
 Choice = tuple[str, str, str, str]  # network, sides, method, rule
+Interval = tuple[float, float, float]  # value, from, to
 ONE_FACTOR: Choice = ("vgg19", "224", "nmf", PLAIN.name)  # as the thesis takes it
 DDT: Choice = ("vgg19", "224", "pca", PLAIN.name)
 AIM = {"masks": 0.55, "boxes": 0.65}
@@ -405,7 +406,7 @@ def claims() -> list[Claim]:
     return found
 
 
-def compared(measured: list, data: str) -> dict[str, tuple[Choice, dict[str, tuple[float, float, float]]]]:
+def compared(measured: list, data: str) -> dict[str, tuple[Choice, dict[str, Interval]]]:
     """{what was compared: (the choice, {part of the split: value and interval})} at the largest scale measured; {}
     before the first."""
     choices = next((units[0] for scale in scales(data) if (units := scale.units(measured))), None)
@@ -416,8 +417,19 @@ def compared(measured: list, data: str) -> dict[str, tuple[Choice, dict[str, tup
             "best of principal components": chosen(choices, data, "pca"), "one factor, thesis": ONE_FACTOR,
             "first principal component": DDT, "best of the middle alone": chosen(choices, data, "centre"),
             "whole photograph": chosen(choices, data, "whole")}
+    return _parts(choices, data, best)
+
+
+def compared_alternatives(measured: list, data: str) -> dict[str, tuple[Choice, dict[str, Interval]]]:
+    """As `compared`, of each sum of factors the best rule; {} before all are measured."""
+    found = alternatives(data)[0].units(measured)
+    return _parts(found[0], data, {method: chosen(found[0], data, method) for method in (*SUMS, *ALTERNATIVES)}
+                  ) if found else {}
+
+
+def _parts(choices, data, some):
     return {title: (choice, {part: _interval(data, [np.array(choices[choice][name], float) for name in names])
-                             for part, names in SPLIT[data].items()}) for title, choice in best.items()}
+                             for part, names in SPLIT[data].items()}) for title, choice in some.items()}
 
 
 def described(choice: Choice) -> str:

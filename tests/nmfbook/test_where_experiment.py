@@ -157,6 +157,15 @@ def test_the_table_of_the_page_needs_a_whole_scale():
     assert choice == ONE_FACTOR and parts["choosing"] == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_the_table_of_other_numbers_and_weights():
+    lines = where.compared_alternatives(entries("holds"), "boxes")
+    assert {*lines} == {*where.SUMS, *where.ALTERNATIVES} and lines["6 factors"][0] == where.chosen(
+        where.table(entries("holds"), "boxes"), "boxes", "6 factors")
+    assert lines[where.HELD_OUT][1]["measured"][0] == 1 > lines["6 factors"][1]["measured"][0] == pytest.approx(0.9)
+    without = [entry for entry in entries("holds") if entry.job["method"] != where.COMPACT]
+    assert where.compared_alternatives(without, "boxes") == {} != where.compared(without, "boxes")
+
+
 def test_the_largest_measurement_fits_a_file_of_the_ledger():
     sizes = {"masks": 16, "boxes": 6}
     provenance = {"data": {"source": "x" * 120, "sha256": "0" * 64}, "versions": "x" * 300}
