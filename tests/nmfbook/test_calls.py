@@ -1,5 +1,6 @@
 """The code that a chapter shows: it fits the column of the page, and runs without what the chapter hides."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,12 @@ CALLS = {name: cells for name, cells in PAGES.items() if cells}
 @pytest.mark.parametrize("name", CALLS)
 def test_lines_fit_the_column(name):
     assert [line for cell in CALLS[name] for line in cell.splitlines() if len(line) > COLUMN] == []
+
+
+def test_lines_to_copy_fit_the_column():
+    fenced = [block for path in BOOK.glob("*.md")
+              for block in re.findall(r"^```[a-z]+\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)]
+    assert fenced and [line for block in fenced for line in block.splitlines() if len(line) > COLUMN] == []
 
 
 @pytest.mark.parametrize("name", CALLS)
