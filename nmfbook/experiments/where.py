@@ -119,7 +119,8 @@ def needs(job: Job, device: str) -> str | None:
     if job.data == "digits":
         return None
     wanted = {"masks": ("voc2010_coseg/masks", "image_sets/icoseg"), "boxes": ("VOCdevkit/VOC2007",)}[job.data]
-    weights = [f"weights/{name}*.safetensors" for name in job.network.split("+") if name not in ("", "student")]
+    networks = {*job.network.split("+"), *(["resnet50"] if job.method == AGREEING else [])} - {"", "student"}
+    weights = [f"weights/{name}*.safetensors" for name in sorted(networks)]
     return lacking(job.data, *wanted, *weights)
 
 
