@@ -8,7 +8,7 @@ chosen by the ground truth of half of the sets and measured on the other half; i
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -206,13 +206,13 @@ def maps_of(job: Job, name: str, one: Any, device: str = "cpu") -> tuple[list[Te
     maps: list[Maps] = []
     ranks = []
     for side, network in product(job.sides.split("+"), job.network.split("+")):
-        given = features(network, int(side), name, one, job.precision, device)
+        given = features(network, int(side), job.data, name, job.precision, device)
         ranks.append(rank_of(job, network, given))
         if job.method in WEIGHTED:
             factors = factorize(given, ranks[-1], seed=job.seed).maps
             weights = compactness(factors) ** 2
             if job.method == AGREEING:
-                others = factorize(features("resnet50", int(side), name, one, job.precision, device), ranks[-1],
+                others = factorize(features("resnet50", int(side), job.data, name, job.precision, device), ranks[-1],
                                    seed=job.seed).maps
                 weights = agreeing(factors, others) * off_border(factors) ** 2
             maps.append([torch.einsum("k,khw->hw", weights.to(each), each)[None] for each in factors])
@@ -257,9 +257,10 @@ def agreeing(maps: Maps, others: Maps) -> Tensor:
     return correlation(maps, resized).amax(1).clamp_min(0)
 
 
-def features(network: str, side: int, name: str, one: Any, precision: str, device: str):
+@cache  # what is kept in a file is compared with what the network says, once a process
+def features(network: str, side: int, data: str, name: str, precision: str, device: str):
     """Feature maps of a set; of photographs on disk they are kept in a file."""
-    backbone = _backbone(network, precision, device)
+    backbone, one = _backbone(network, precision, device), photographs(data).sets[name]
     return backbone.maps(one.images(side, backbone.preprocess), kept=f"{precision}-{side}-{name}")
 
 

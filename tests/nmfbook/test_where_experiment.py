@@ -77,7 +77,7 @@ def test_a_number_of_factors_is_chosen_from_the_maps_alone(few, monkeypatch):
     monkeypatch.setattr(where, "COUNTS", (3, 4, 5))
     only = replace(few, sets={"3": few.sets["3"]})
     job = Job("digits", "student", "96", where.HELD_OUT, precision="float32")
-    features = where.features("student", 96, "3", few.sets["3"], "float32", "cpu")
+    features = where.features("student", 96, "digits", "3", "float32", "cpu")
     A = torch.cat([each.flatten(1).mT for each in features])
     expected = choose_rank(A, (3, 4, 5)).rank, 3 + int(stability(features, (3, 4, 5)).mean(1).argmax())
     for method, count in zip((where.HELD_OUT, where.STABLE), expected, strict=True):
@@ -107,7 +107,7 @@ def test_compactness_is_one_less_the_share_of_the_variance_of_positions():
 
 def test_other_weights_than_of_the_border(few, monkeypatch):
     job = Job("digits", "student", "96", where.COMPACT, precision="float32")
-    features = where.features("student", 96, "3", few.sets["3"], "float32", "cpu")
+    features = where.features("student", 96, "digits", "3", "float32", "cpu")
     monkeypatch.setattr(where, "features", lambda *given: features)
     factors = factorize(features, 6).maps
     border, compact = where.off_border(factors) ** 2, where.compactness(factors) ** 2
